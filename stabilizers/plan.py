@@ -1,0 +1,28 @@
+"""Which filter steadies which signal."""
+
+from dataclasses import dataclass
+
+from stabilizers.signals import GaussianFilter, TemporalFilter
+from stabilizers.transforms import SimilarityFilter
+
+_TRANSFORMS = SimilarityFilter(
+    centre=GaussianFilter(sigma_seconds=0.06), axes=GaussianFilter(sigma_seconds=0.12)
+)
+_LATENTS = GaussianFilter(sigma_seconds=0.08)
+_MASK = GaussianFilter(sigma_seconds=0.08)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StabilizerPlan:
+    """One filter per measured signal; None leaves the signal as it was measured.
+
+    Attributes:
+        transforms: where the crop lies. STIT filters the centre over 1 frame and the axes over 3 at
+            25 to 30 frames a second; five key points jitter more than 68, so the centre gets 1.5.
+        latents: the codes.
+        mask: the invertibility mask.
+    """
+
+    transforms: TemporalFilter | SimilarityFilter | None = _TRANSFORMS
+    latents: TemporalFilter | None = _LATENTS
+    mask: TemporalFilter | None = _MASK

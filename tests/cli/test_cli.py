@@ -1,0 +1,186 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.mini import SAMPLE, blank_clip, read_clip
+from vidinvert.cli import main
+from vidinvert.cli.device import choose_device, choose_precision
+from vidinvert.errors import PlanError
+
+SHORT = ("--end", "0.2", "--quiet")
+
+
+def run(capsys, *arguments):
+    status = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_edit_writes_the_clip_and_prints_its_name(tmp_path, capsys):
+    target, report = tmp_path / "out.mp4", tmp_path / "report.json"
+    arguments = ("edit", SAMPLE, "-o", target, "--edit", "smile=2", "--report", report, *SHORT)
+    status, out, err = run(capsys, *arguments)
+    assert (status, out, err) == (0, f"{target}\n", "")
+    assert len(read_clip(target)[0]) == 5
+    assert json.loads(report.read_text())["edit"] == ["smile=2"]
+
+
+def test_progress_goes_to_stderr_alone(tmp_path, capsys):
+    target = tmp_path / "out.mp4"
+    status, out, err = run(capsys, "edit", SAMPLE, "-o", target, "--edit", "age=1", "--end", "0.1")
+    assert (status, out) == (0, f"{target}\n")
+    assert "render" in err
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
+    target = tmp_path / "out.mp4"
+    status, out, _ = run(capsys, "edit", SAMPLE, "-o", target, "--edit", "smile=1", "--dry-run")
+    assert status == 0
+    assert json.loads(out)["frames"] == 125
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--edit", "smle=1"], 2, "no edit named 'smle'"),
+        (["--edit", "smile=big"], 2, "is not a number"),
+        (["--pack", "nowhere"], 1, "No face pack 'nowhere'"),
+        (["--mask-min", "0.9", "--mask-max", "0.8"], 2, "must lie above --mask-min"),
+        (["--start", "3", "--end", "2"], 2, "--end 2 must lie after --start 3"),
+        (["--start", "77"], 2, "No frame of talk.mp4 lies between"),
+        (["--method", "diffcam"], 2, "does not run the method 'diffcam'"),
+        (["--face", "7", "--end", "0.1", "--edit", "age=1"], 2, "face"),
+        (["--device", "tpu"], 2, "device 'tpu' is unknown"),
+        (["--report", "/nowhere/at/all.json"], 1, "is not a directory"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(tmp_path, capsys, arguments, status, message):
+    got, out, err = run(capsys, "edit", SAMPLE, "-o", tmp_path / "out.mp4", "--quiet", *arguments)
+    assert (got, out) == (status, "")
+    assert message in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_sources_that_are_no_clips_are_refused(tmp_path, capsys):
+    text = tmp_path / "text.mp4"
+    text.write_text("not a video")
+    for source in (tmp_path / "missing.mp4", text, tmp_path):
+        status, _, err = run(capsys, "edit", source, "-o", tmp_path / "out.mp4", "--quiet")
+        assert status == 1
+        assert err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["text.mp4"]
+
+
+def test_an_existing_output_is_kept_unless_forced(tmp_path, capsys):
+    target = tmp_path / "out.mp4"
+    target.write_bytes(b"precious")
+    status, _, err = run(capsys, "edit", SAMPLE, "-o", target, "--edit", "age=1", *SHORT)
+    assert status == 1
+    assert "exists already" in err
+    assert target.read_bytes() == b"precious"
+    assert run(capsys, "edit", SAMPLE, "-o", target, "--edit", "age=1", "--force", *SHORT)[0] == 0
+    assert len(read_clip(target)[0]) == 5
+
+
+def test_an_existing_report_is_kept_unless_forced(tmp_path, capsys):
+    report = tmp_path / "report.json"
+    report.write_text("precious")
+    target = tmp_path / "out.mp4"
+    status, _, err = run(capsys, "edit", SAMPLE, "-o", target, "--report", report, *SHORT)
+    assert status == 1
+    assert "report.json exists already" in err
+    assert report.read_text() == "precious"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
+    tmp_path.chmod(0o500)
+    status, _, err = run(capsys, "edit", SAMPLE, "-o", tmp_path / "out.mp4", *SHORT)
+    assert status == 1
+    assert err.count("\n") == 1
+
+
+def test_a_clip_without_a_face_is_refused_or_copied(tmp_path, capsys):
+    source, target = tmp_path / "bars.mp4", tmp_path / "out.mp4"
+    blank_clip(source)
+    status, _, err = run(capsys, "edit", source, "-o", target, "--edit", "smile=1", "--quiet")
+    assert status == 1
+    assert "--allow-no-face" in err
+    assert not target.exists()
+    status, _, err = run(capsys, "edit", source, "-o", target, "--allow-no-face", "--quiet")
+    assert status == 0
+    assert "copied as it is" in err
+
+
+def test_debug_shows_where_it_failed(tmp_path, capsys):
+    arguments = ("edit", tmp_path / "missing.mp4", "-o", tmp_path / "o.mp4", "--quiet", "--debug")
+    assert "Traceback" in run(capsys, *arguments)[2]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["edit"], ["edit", "a.mp4"], ["edit", "a", "-o", "b", "--crf", "x"], ["fly"], []]
+)
+def test_wrong_usage_ends_with_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage:" in capsys.readouterr().err
+
+
+def test_models_are_listed_shown_and_verified(capsys):
+    assert run(capsys, "models", "list")[1].startswith("mini  ")
+    status, out, _ = run(capsys, "models", "show", "mini")
+    assert status == 0
+    for word in ("smile", "mouth_open", "age", "yaw", "CC-BY-NC-SA-4.0"):
+        assert word in out
+    assert run(capsys, "models", "verify", "mini")[:2] == (0, "ok: mini, 5 files\n")
+    assert run(capsys, "models", "show", "nowhere")[0] == 1
+
+
+def test_the_doctor_finds_everything_that_is_needed(capsys):
+    status, out, _ = run(capsys, "doctor")
+    assert status == 0
+    assert "face pack mini" in out
+    assert "MISS" not in out
+
+
+def test_help_is_fast_and_does_not_load_torch():
+    code = "import sys, vidinvert.cli as c; c.build_parser(); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_interrupted_run_leaves_nothing_and_says_so(tmp_path):
+    target = tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "vidinvert", "edit", str(SAMPLE), "-o", str(target)]
+    process = subprocess.Popen(
+        [*command, "--edit", "smile=2"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    assert process.stderr is not None
+    seen = b""
+    while b"detect" not in seen:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGTERM)
+    started = time.monotonic()
+    _, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"interrupted; nothing was written" in rest
+    assert time.monotonic() - started < 10
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_and_precisions_are_chosen_or_refused(monkeypatch):
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(PlanError, match="device 'cuda:99' is not there"):
+        choose_device("cuda:99")
+    assert choose_precision("bf16", "cpu") == "bf16"
+    assert choose_precision("auto", "cuda:0") == "bf16"
+    for amx, expected in ((True, "bf16"), (False, "fp32")):
+        monkeypatch.setattr("vidinvert.cli.device.has_amx", lambda amx=amx: amx)
+        assert choose_precision("auto", "cpu") == expected

@@ -1,0 +1,73 @@
+import argparse
+import io
+
+import pytest
+
+from stabilizers import GaussianFilter
+from vidinvert.cli import build_parser
+from vidinvert.cli.options import ProgressBars, count, filter_text, number, plans_from
+from vidinvert.types import Plans
+
+EDIT = ["edit", "in.mp4", "-o", "out.mp4"]
+
+
+@pytest.mark.parametrize("text", ["x", "nan", "inf", "-1", "1.5"])
+def test_numbers_out_of_range_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"expected a number from 0 to 1"):
+        number(0, 1)(text)
+    assert number(0, 1)("0.25") == 0.25
+
+
+def test_a_range_without_an_end_says_so():
+    with pytest.raises(argparse.ArgumentTypeError, match=r"'-3': expected a number from 0$"):
+        number(0)("-3")
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "2.5", "many", ""])
+def test_counts_that_are_not_whole_and_positive_are_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected a whole number of at least 1"):
+        count(text)
+    assert count("12") == 12
+
+
+def test_a_filter_is_checked_before_anything_is_loaded():
+    assert filter_text("gaussian:sigma=0.1") == "gaussian:sigma=0.1"
+    with pytest.raises(argparse.ArgumentTypeError, match="median"):
+        filter_text("median:width=3")
+
+
+def test_options_that_are_not_given_leave_the_plans_defaults():
+    plans, defaults = plans_from(build_parser().parse_args(EDIT)), Plans()
+    for name in ("tracking", "stabilizer", "render", "encode"):
+        assert getattr(plans, name) == getattr(defaults, name)
+
+
+def test_options_that_are_given_reach_the_plans():
+    given = ["--crf", "18", "--composite", "residual", "--no-mark", "--mask-smoothing", "none"]
+    more = ["--align-smoothing", "gaussian:sigma=0.5", "--min-score", "0.7", "--batch-size", "3"]
+    plans = plans_from(build_parser().parse_args([*EDIT, *given, *more]))
+    assert (plans.encode.crf, plans.encode.mark) == (18.0, False)
+    assert (plans.render.composite, plans.render.batch_size) == ("residual", 3)
+    assert plans.stabilizer.mask is None
+    assert plans.stabilizer.transforms == GaussianFilter(sigma_seconds=0.5)
+    assert plans.stabilizer.latents == Plans().stabilizer.latents
+    assert plans.tracking.min_score == 0.7
+
+
+def test_every_stage_has_a_bar_of_its_own(monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr("sys.stderr", screen)
+    bars = ProgressBars(quiet=False)
+    for stage in ("detect", "render"):
+        for done in (1, 4):
+            bars(stage, done, 4)
+    bars.close()
+    assert "detect: 100%" in screen.getvalue()
+    assert "render: 100%" in screen.getvalue()
+
+
+def test_quiet_shows_nothing(capsys):
+    bars = ProgressBars(quiet=True)
+    bars("detect", 1, 2)
+    bars.close()
+    assert capsys.readouterr().err == ""

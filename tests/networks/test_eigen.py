@@ -1,0 +1,129 @@
+import pytest
+import torch
+
+from tests.training.tiny import random_basis
+from vidinvert.networks.eigen import (
+    LEVEL_CELLS,
+    EigenBasis,
+    EigenGenerator,
+    LatentDiscriminator,
+    merge_bands,
+    split_bands,
+)
+
+
+def random_latents(count, seed=0, channels=32):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, channels, 32, 32, generator=generator)
+
+
+def random_codes(count, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randn(count, 4, 8, generator=generator)
+    codes[:, :, 4:] = 0.0  # four components a level
+    return codes
+
+
+@pytest.fixture(scope="module")
+def generator():
+    torch.manual_seed(0)
+    network = EigenGenerator((4, 4, 4, 4), style_width=8).eval()
+    network.basis.load_state_dict(random_basis().state_dict())
+    return network
+
+
+def test_bands_add_up_to_the_latents_exactly():
+    latents = random_latents(2)
+    bands = split_bands(latents)
+    assert [band.shape[-1] for band in bands] == list(LEVEL_CELLS)
+    sums = merge_bands(bands)
+    assert [part.shape[-1] for part in sums] == list(LEVEL_CELLS)
+    torch.testing.assert_close(sums[-1], latents, rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        sums[0], latents.unflatten(2, (4, 8)).unflatten(4, (4, 8)).mean((3, 5))
+    )
+
+
+def test_flat_latents_have_a_coarse_band_alone():
+    bands = split_bands(torch.full((1, 3, 32, 32), 2.5))
+    assert torch.all(bands[0] == 2.5)
+    assert all(band.abs().max() == 0.0 for band in bands[1:])
+
+
+def spanned(latents):
+    """A basis whose rows span the bands of these latents, (N - 1) components a level."""
+    count = len(latents) - 1
+    basis = EigenBasis([count] * 4, channels=latents.shape[1], style_width=8)
+    for level, band in enumerate(split_bands(latents)):
+        flat = band.flatten(1)
+        mean = flat.mean(dim=0)
+        rows = torch.linalg.qr((flat - mean)[:count].T).Q.T
+        basis.get_buffer(f"mean_{level}").copy_(mean)
+        basis.get_buffer(f"basis_{level}").copy_(rows)
+        basis.get_buffer(f"sigma_{level}").copy_(torch.arange(1, count + 1) / 2)
+    return basis
+
+
+def test_latents_in_the_span_come_back_from_their_codes():
+    latents = random_latents(4, channels=2)
+    mixed = torch.tensordot(torch.tensor([[0.5, 0.5, 0, 0], [0.2, 0, 0.9, -0.1]]), latents, dims=1)
+    basis = spanned(latents)
+    codes = basis.codes(mixed)
+    assert codes.shape == (2, 4, 8)
+    assert codes[:, :, 3:].abs().max() == 0.0
+    torch.testing.assert_close(merge_bands(basis.bands(codes))[-1], mixed, rtol=0, atol=1e-5)
+
+
+def test_codes_of_a_band_are_those_it_was_made_from():
+    basis = random_basis()
+    codes = random_codes(3)
+    for level, band in enumerate(basis.bands(codes)):
+        mean, rows, sigma = basis.level(level)
+        back = (band.flatten(1) - mean) @ rows.T / sigma
+        torch.testing.assert_close(back, codes[:, level, :4], rtol=0, atol=1e-4)
+
+
+def test_the_trunk_is_linear_in_the_codes():
+    basis = random_basis()
+    first, second = random_codes(1, seed=1), random_codes(1, seed=2)
+
+    def trunk(codes):
+        return merge_bands(basis.bands(codes))[-1]
+
+    mixed = trunk(0.3 * first + 0.7 * second)
+    torch.testing.assert_close(mixed, 0.3 * trunk(first) + 0.7 * trunk(second), rtol=0, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_batch_equals_its_members_one_by_one(generator):
+    codes = random_codes(3)
+    together = generator(codes)
+    assert together.latents.shape == (3, 32, 32, 32)
+    assert together.features.shape == (3, 96, 32, 32)
+    alone = torch.cat([generator(code[None]).latents for code in codes])
+    torch.testing.assert_close(together.latents, alone, rtol=0, atol=1e-4)
+
+
+@torch.inference_mode()
+def test_the_untrained_refiner_changes_the_trunk_little_and_follows_every_level(generator):
+    codes = random_codes(1)
+    trunk = merge_bands(generator.basis.bands(codes))[-1]
+    latents = generator(codes).latents
+    assert 0.0 < (latents - trunk).std() < 0.5
+    for level in range(4):
+        moved = codes.clone()
+        moved[:, level, 0] += 1.0
+        assert not torch.equal(generator(moved).latents, latents)
+
+
+def test_the_basis_is_not_trained(generator):
+    assert not any(name.startswith("basis") for name, _ in generator.named_parameters())
+
+
+def test_the_discriminator_gives_a_logit_a_picture_and_one_a_patch():
+    torch.manual_seed(0)
+    network = LatentDiscriminator()
+    logits, patches = network(random_latents(3))
+    assert logits.shape == (3,)
+    assert patches.shape == (3, 1, 8, 8)
+    assert network(random_latents(1))[0].isfinite().all()  # no spread within a batch of one

@@ -1,0 +1,56 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stabilizers import Interval, intervals_from_indices
+
+
+@pytest.mark.parametrize(("start", "stop"), [(3, 3), (4, 2), (-1, 5)])
+def test_an_interval_holds_at_least_one_position(start, stop):
+    with pytest.raises(ValueError, match="expected 0 <= start < stop"):
+        Interval(start, stop)
+
+
+def test_length_and_membership_are_half_open():
+    assert len(Interval(2, 5)) == 3
+    assert [i for i in range(8) if i in Interval(2, 5)] == [2, 3, 4]
+
+
+def test_no_indices_have_no_intervals():
+    assert intervals_from_indices(np.array([], dtype=np.int64)) == ()
+
+
+@pytest.mark.parametrize("indices", [[3, 3, 4], [5, 4], [[1, 2], [3, 4]]])
+def test_indices_must_increase(indices):
+    with pytest.raises(ValueError, match="strictly increasing"):
+        intervals_from_indices(np.array(indices))
+
+
+def test_a_shot_that_starts_inside_a_gap_does_not_split_twice():
+    indices = np.array([0, 1, 7, 8])
+    assert intervals_from_indices(indices, cuts=[Interval(0, 4), Interval(4, 9)]) == (
+        Interval(0, 2),
+        Interval(2, 4),
+    )
+
+
+@given(st.sets(st.integers(0, 60), min_size=1), st.sets(st.integers(1, 60)))
+def test_runs_are_unbroken_cover_everything_and_cross_no_cut(frames, edges):
+    indices = np.array(sorted(frames))
+    bounds = [0, *sorted(edges), 61]
+    shots = [Interval(a, b) for a, b in pairwise(bounds) if a < b]
+
+    runs = intervals_from_indices(indices, cuts=shots)
+
+    assert [p for run in runs for p in range(run.start, run.stop)] == list(range(len(indices)))
+    for run in runs:
+        frames_of_run = indices[run.start : run.stop]
+        assert np.all(np.diff(frames_of_run) == 1)
+        assert sum(any(f in shot for f in frames_of_run) for shot in shots) == 1
+    for before, after in pairwise(runs):
+        last, first = indices[before.stop - 1], indices[after.start]
+        same_shot = any(last in shot and first in shot for shot in shots)
+        assert first - last > 1 or not same_shot

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+import torch
+
+from vidinvert.editing import apply_edit, parse_edit, parse_edits, total_strength
+from vidinvert.errors import PlanError
+from vidinvert.types import EditPlan, LatentDirection, Latents
+
+
+def direction(name="smile", shape=(4, 8)):
+    return LatentDirection(
+        name=name,
+        vector=torch.ones(shape) * (2.0 if name == "age" else 1.0),
+        layers=tuple(range(shape[0])),
+        unit="1.0 = one standard deviation",
+        source="made up",
+    )
+
+
+DIRECTIONS = {name: direction(name) for name in ("smile", "age")}
+
+
+def latents(count=5):
+    generator = torch.Generator().manual_seed(0)
+    return Latents(
+        w_plus=torch.randn(count, 4, 8, generator=generator),
+        indices=np.arange(count, dtype=np.int64),
+    )
+
+
+def test_a_plain_number_is_a_constant_strength():
+    term = parse_edit("smile=-1.5", DIRECTIONS)
+    assert term.direction.name == "smile"
+    np.testing.assert_array_equal(term.strength_at(np.array([0.0, 9.0])), [-1.5, -1.5])
+
+
+def test_keyframes_are_linear_between_and_constant_outside():
+    term = parse_edit("smile=1@1s, 3@2s,0@4s", DIRECTIONS)
+    times = np.array([0.0, 1.0, 1.5, 2.0, 3.0, 4.0, 10.0])
+    np.testing.assert_allclose(term.strength_at(times), [1, 1, 2, 3, 1.5, 0, 0])
+
+
+def test_a_face_may_be_named_with_a_strength_and_with_keyframes():
+    assert parse_edit("smile=2:face=1", DIRECTIONS).face == 1
+    assert parse_edit("smile=0@0s,1@1s:face=0", DIRECTIONS).face == 0
+    assert parse_edit("smile=2", DIRECTIONS).face is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("smile", "cannot be read. Write NAME=STRENGTH"),
+        ("=2", "cannot be read"),
+        ("smile=", "cannot be read"),
+        ("smile=much", "strength 'much' .* is not a number"),
+        ("smile=nan", "is not a number"),
+        ("smile=inf", "is not a number"),
+        ("smile=21", "outside"),
+        ("smle=2", "no edit named 'smle'; it has: age, smile. Did you mean smile"),
+        ("smile=2:face=x", "expected face=NUMBER"),
+        ("smile=2:mouth=1", "expected face=NUMBER"),
+        ("smile=1@1s,2", "expected STRENGTH@TIMEs"),
+        ("smile=1@1", "expected STRENGTH@TIMEs"),
+        ("smile=1@xs", "time 'x' .* is not a number"),
+        ("smile=1@-1s", "before the clip's start"),
+        ("smile=1@2s,2@1s", "increasing times"),
+    ],
+)
+def test_edits_that_cannot_be_read_are_refused_in_one_sentence(text, message):
+    with pytest.raises(PlanError, match=message):
+        parse_edit(text, DIRECTIONS)
+
+
+def test_strength_zero_leaves_the_codes_bit_for_bit():
+    before = latents()
+    plan = parse_edits(["smile=0", "age=0"], DIRECTIONS)
+    after = apply_edit(before, plan, face=0, seconds=np.arange(5) / 25)
+    assert torch.equal(after.w_plus, before.w_plus)
+
+
+def test_edits_add_up_and_do_not_change_what_they_were_given():
+    before = latents()
+    kept = before.w_plus.clone()
+    plan = parse_edits(["smile=2", "age=-1"], DIRECTIONS)
+    after = apply_edit(before, plan, face=0, seconds=np.arange(5) / 25)
+    torch.testing.assert_close(after.w_plus, kept + 2.0 - 2.0)
+    assert torch.equal(before.w_plus, kept)
+
+
+def test_an_edit_for_one_face_leaves_the_others_alone():
+    plan = parse_edits(["smile=2:face=1"], DIRECTIONS)
+    seconds = np.arange(5) / 25
+    assert torch.equal(
+        apply_edit(latents(), plan, face=0, seconds=seconds).w_plus, latents().w_plus
+    )
+    assert total_strength(plan, face=0, seconds=seconds).tolist() == [0.0] * 5
+    assert total_strength(plan, face=1, seconds=seconds).tolist() == [2.0] * 5
+
+
+def test_a_direction_of_another_pack_is_refused():
+    plan = EditPlan(terms=(parse_edit("smile=1", {"smile": direction(shape=(18, 8))}),))
+    with pytest.raises(PlanError, match=r"shape \(18, 8\), expected \(4, 8\)"):
+        apply_edit(latents(), plan, face=0, seconds=np.arange(5) / 25)

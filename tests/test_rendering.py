@@ -1,0 +1,263 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from stabilizers import StabilizerPlan
+from vidinvert.errors import PlanError
+from vidinvert.faces import crop_batch
+from vidinvert.geometry import crop_from_quad, quad_from_crop
+from vidinvert.inversion import invert, mask_size, shape_mask, stabilise_alignment
+from vidinvert.rendering import (
+    EditedFace,
+    feather_mask,
+    paste,
+    paste_warped,
+    render,
+    split_change,
+)
+from vidinvert.types import Alignment, Embedding, FrameBatch, RenderPlan, Synthesis
+
+SIZE = 32
+
+
+class Brightener:
+    """A method whose only code is added to the picture; the right half is out of domain."""
+
+    crop_size, style_count, style_width = SIZE, 1, 2
+
+    def embed(self, crops):
+        return Embedding(w_plus=torch.zeros(len(crops), 1, 2), features=(crops,))
+
+    def synthesise(self, embedding, w_plus):
+        image = embedding.features[0] + w_plus[:, :, :1].reshape(-1, 1, 1, 1)
+        ood = torch.zeros_like(image[:, :1])
+        ood[..., SIZE // 2 :] = 1.0
+        return Synthesis(image=image, ood=ood)
+
+    def generate(self, w_plus):
+        return w_plus[:, :, :1, None].expand(-1, 3, SIZE, SIZE).clone()
+
+
+def frames(count=4, height=60, width=80, seed=0):
+    rng = np.random.default_rng(seed)
+    pixels = rng.integers(40, 200, (count, height, width, 3), dtype=np.uint8)
+    return FrameBatch(frames=pixels, indices=np.arange(count, dtype=np.int64))
+
+
+def alignment(indices, side=40.0, corner=(20.0, 10.0)):
+    x, y = corner
+    quad = np.array([[x, y], [x, y + side], [x + side, y + side], [x + side, y]]) - 0.5
+    matrix = crop_from_quad(quad, SIZE)
+    count = len(indices)
+    return Alignment(
+        crop_from_frame=np.repeat(matrix[None], count, axis=0),
+        crop_size=SIZE,
+        indices=np.array(indices, dtype=np.int64),
+        quads_xy=np.repeat(quad_from_crop(matrix, SIZE)[None], count, axis=0),
+    )
+
+
+def edited_face(batch, placed, amount):
+    (inversion,) = invert([batch], [placed], Brightener(), pack_sha256="0", method_name="test")
+    codes = inversion.latents.w_plus.clone()
+    codes[:, 0, 0] += amount
+    strength = np.full(len(placed.indices), abs(amount))
+    return EditedFace(
+        alignment=placed,
+        inversion=inversion,
+        edited=replace(inversion.latents, w_plus=codes),
+        strength=strength,
+    )
+
+
+def rendered(batch, face, **plan):
+    (out,) = render([batch], [face], Brightener(), RenderPlan(**plan))
+    return out
+
+
+@pytest.mark.parametrize("side", [20.0, 40.0, 55.0])
+def test_strength_zero_gives_the_source_bit_for_bit(side):
+    batch = frames()
+    face = edited_face(batch, alignment([0, 1, 2, 3], side=side), 0.0)
+    np.testing.assert_array_equal(rendered(batch, face).frames, batch.frames)
+
+
+def test_only_pixels_inside_the_crop_and_in_domain_change():
+    batch = frames()
+    out = rendered(batch, edited_face(batch, alignment([0, 1, 2, 3]), 0.5)).frames
+    changed = np.any(out != batch.frames, axis=(0, 3))
+    assert not changed[:10].any()
+    assert not changed[50:].any()
+    assert not changed[:, :20].any()
+    assert not changed[:, 45:].any()  # the right half of the crop is out of domain
+    assert changed[20:40, 26:36].all()
+
+
+def test_the_residual_composite_adds_exactly_what_the_edit_changes():
+    batch = frames()
+    out = rendered(
+        batch, edited_face(batch, alignment([0, 1, 2, 3]), 0.2), composite="residual"
+    ).frames
+    middle = (slice(None), slice(25, 35), slice(28, 34))
+    difference = out[middle].astype(int) - batch.frames[middle]
+    np.testing.assert_allclose(difference, 0.2 * 127.5, atol=1.0)
+
+
+def test_the_generated_composite_shows_the_generators_picture():
+    batch = frames()
+    flat = replace(batch, frames=np.full_like(batch.frames, 100))
+    face = edited_face(flat, alignment([0, 1, 2, 3]), 0.2)
+    out = rendered(flat, face, composite="generated").frames
+    np.testing.assert_allclose(out[:, 25:35, 28:34], 100 + 0.2 * 127.5, atol=1.0)
+
+
+def test_frames_without_the_face_pass_through():
+    batch = frames()
+    face = edited_face(batch, alignment([1, 2]), 0.5)
+    out = rendered(batch, face).frames
+    np.testing.assert_array_equal(out[[0, 3]], batch.frames[[0, 3]])
+    assert np.any(out[1] != batch.frames[1])
+
+
+def test_the_frames_given_are_not_changed():
+    batch = frames()
+    before = batch.frames.copy()
+    rendered(batch, edited_face(batch, alignment([0, 1, 2, 3]), 0.5))
+    np.testing.assert_array_equal(batch.frames, before)
+
+
+def test_a_crop_that_hangs_over_the_border_is_pasted_as_far_as_it_goes():
+    batch = frames()
+    face = edited_face(batch, alignment([0, 1, 2, 3], corner=(-15.0, -12.0)), 0.5)
+    assert np.any(rendered(batch, face).frames[:, :10, :4] != batch.frames[:, :10, :4])
+
+
+def test_a_crop_outside_the_frame_changes_nothing():
+    frame = frames(1).frames[0].copy()
+    before = frame.copy()
+    far = alignment([0], corner=(500.0, 500.0)).crop_from_frame[0]
+    paste(frame, np.full((SIZE, SIZE, 3), 9.0, np.float32), far)
+    np.testing.assert_array_equal(frame, before)
+
+
+def test_an_unknown_seam_is_refused():
+    batch = frames()
+    face = edited_face(batch, alignment([0]), 0.5)
+    with pytest.raises(PlanError, match="seam 'poisson' is not available, expected feather"):
+        rendered(batch, face, seam="poisson")
+
+
+def test_the_feather_is_zero_on_the_border_and_one_inside():
+    mask = feather_mask(64, 0.1)[0, 0]
+    assert mask[0].max() == 0.0
+    assert mask[:, -1].max() == 0.0
+    assert torch.all(mask[8:-8, 8:-8] == 1.0)
+    torch.testing.assert_close(mask, mask.flip(0))
+    torch.testing.assert_close(mask, mask.T)
+
+
+def test_masks_are_stored_at_half_the_crops_size_and_never_above_256():
+    assert mask_size(256) == 128
+    assert mask_size(1024) == 256
+
+
+def test_an_inversion_has_a_code_and_a_mask_for_every_frame_of_the_track():
+    batch = frames()
+    placed = alignment([0, 2, 3])
+    (inversion,) = invert([batch], [placed], Brightener(), pack_sha256="ab", method_name="test")
+    assert inversion.latents.indices.tolist() == [0, 2, 3]
+    assert tuple(inversion.mask.ood.shape) == (3, 1, 16, 16)
+    row = inversion.mask.ood[0, 0, 0].tolist()  # antialiased where the mask steps
+    assert row[:7] == [0] * 7
+    assert row[9:] == [255] * 7
+    assert (inversion.pack_sha256, inversion.method) == ("ab", "test")
+
+
+def test_frames_that_end_before_the_track_are_an_error():
+    with pytest.raises(ValueError, match="frame 7 of a track was not among the frames given"):
+        invert([frames()], [alignment([0, 7])], Brightener(), pack_sha256="0", method_name="t")
+
+
+def test_crops_are_cut_in_the_order_of_the_track():
+    batch = frames()
+    positions, crops = crop_batch(batch, alignment([1, 3], side=32.0))
+    assert positions.tolist() == [0, 1]
+    expected = batch.frames[3, 10:42, 20:52].transpose(2, 0, 1) / 127.5 - 1.0
+    np.testing.assert_allclose(crops[1].numpy(), expected, atol=1e-6)
+
+
+def test_a_still_alignment_stays_where_it_is_when_stabilised():
+    placed = alignment([0, 1, 2, 3])
+    steady = stabilise_alignment(placed, np.arange(4) / 25, StabilizerPlan(), shots=())
+    np.testing.assert_allclose(steady.crop_from_frame, placed.crop_from_frame, atol=1e-9)
+
+
+def blobs(shift=0.0, size=64):
+    """A smooth picture of a few blobs, moved sideways."""
+    y, x = np.mgrid[:size, :size].astype(np.float64)
+    picture = np.zeros((size, size))
+    for cx, cy, width in ((20, 20, 5), (40, 26, 6), (30, 44, 7), (48, 50, 4)):
+        picture += np.exp(-((x - cx - shift) ** 2 + (y - cy) ** 2) / (2 * width**2))
+    return np.repeat((picture * 180).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def test_a_change_that_is_motion_is_found_as_motion():
+    flow, rest = split_change(blobs(), blobs(shift=2.0), np.ones((64, 64, 1), np.float32), blobs())
+    bright = blobs(shift=2.0)[..., 0] > 100
+    np.testing.assert_allclose(np.median(flow[bright], axis=0), [-2.0, 0.0], atol=0.3)
+    assert np.abs(rest).mean() < 0.5 * np.abs(blobs(2.0).astype(float) - blobs()).mean()
+
+
+def test_what_shall_not_be_visible_neither_moves_nor_changes():
+    flow, rest = split_change(blobs(), blobs(shift=2.0), np.zeros((64, 64, 1), np.float32), blobs())
+    assert np.abs(flow).max() == 0.0
+    assert np.abs(rest).max() == 0.0
+
+
+def test_what_is_left_after_moving_fades_where_the_inversion_is_far_from_the_source():
+    share = np.ones((64, 64, 1), np.float32)
+    brighter = np.clip(blobs().astype(int) + 40, 0, 255).astype(np.uint8)
+    _, near = split_change(blobs(), brighter, share, blobs())
+    _, far = split_change(blobs(), brighter, share, 255 - blobs())
+    assert np.abs(far).mean() < 0.05 * np.abs(near).mean()
+
+
+def test_moving_and_adding_in_the_frame_gives_the_edited_picture():
+    frame = np.zeros((90, 100, 3), np.uint8)
+    frame[10:74, 20:84] = blobs()
+    quad = np.array([[20.0, 10.0], [20.0, 74.0], [84.0, 74.0], [84.0, 10.0]]) - 0.5
+    flow, rest = split_change(blobs(), blobs(shift=1.5), np.ones((64, 64, 1), np.float32), blobs())
+    paste_warped(frame, flow, rest, crop_from_quad(quad, 64))
+    np.testing.assert_allclose(frame[10:74, 20:84].astype(int), blobs(shift=1.5), atol=6)
+    assert not frame[:8].any()
+
+
+def test_still_pixels_keep_their_value_exactly():
+    frame = frames(1).frames[0].copy()
+    before = frame.copy()
+    still = np.full((SIZE, SIZE, 2), 1e-3, np.float32)
+    nothing = np.zeros((SIZE, SIZE, 3), np.float32)
+    paste_warped(frame, still, nothing, alignment([0]).crop_from_frame[0])
+    np.testing.assert_array_equal(frame, before)
+    paste_warped(frame, still, nothing, alignment([0], corner=(500.0, 500.0)).crop_from_frame[0])
+    np.testing.assert_array_equal(frame, before)
+
+
+def test_masks_are_stretched_between_the_two_limits():
+    (inversion,) = invert(
+        [frames()], [alignment([0])], Brightener(), pack_sha256="0", method_name="t"
+    )
+    grey = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
+    inversion = replace(inversion, mask=replace(inversion.mask, ood=grey))
+    shaped = shape_mask(inversion, low=0.2, high=0.8).mask.ood.flatten()
+    assert shaped[:51].max() == 0
+    assert shaped[205:].min() == 255
+    assert torch.all(shaped.int().diff() >= 0)
+    assert torch.equal(shape_mask(inversion, low=0.0, high=1.0).mask.ood, grey)
+
+
+def test_limits_of_the_mask_that_cross_are_refused():
+    with pytest.raises(ValueError, match="expected 0 <= mask_min < mask_max <= 1"):
+        RenderPlan(mask_min=0.7, mask_max=0.6)

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.training.tiny import face_set
+from vidinvert.training.directions import (
+    LANDMARK_ATTRIBUTES,
+    find_landmarks,
+    fit_directions,
+    measure_faces,
+    predict_ratings,
+    read_ratings,
+)
+
+SHAPE = (2, 6)
+
+
+def planted(count=600, seed=0):
+    """Codes that move along known directions with two attributes, which go together."""
+    rng = np.random.default_rng(seed)
+    smile = rng.standard_normal(count)
+    age = 0.7 * smile + 0.7 * rng.standard_normal(count)
+    vectors = rng.standard_normal((2, 12))
+    codes = np.stack([smile, age], axis=1) @ vectors + 0.1 * rng.standard_normal((count, 12))
+    attributes = {"smile": 40 + 5 * smile, "age": 30 + 12 * age, "light": rng.random(count)}
+    return codes, attributes, vectors * np.array([[smile.std()], [age.std()]])
+
+
+def fitted(names=("smile", "age")):
+    codes, attributes, vectors = planted()
+    groups = np.arange(len(codes))
+    found = fit_directions(codes, attributes, names, shape=SHAPE, source="made up", groups=groups)
+    return found, vectors
+
+
+def test_planted_directions_are_recovered_although_their_attributes_go_together():
+    found, vectors = fitted()
+    for name, expected in zip(("smile", "age"), vectors, strict=True):
+        vector = found[name].direction.vector
+        assert vector.dtype == torch.float32
+        np.testing.assert_allclose(vector.numpy().reshape(-1), expected, atol=0.05)
+        assert found[name].correlation > 0.95
+
+
+def test_a_direction_says_what_it_is():
+    found, _ = fitted(names=("smile",))
+    assert list(found) == ["smile"]
+    direction = found["smile"].direction
+    assert (direction.name, direction.layers) == ("smile", (0, 1))
+    assert direction.source == "made up"
+    assert "standard deviation" in direction.unit
+
+
+def test_an_attribute_that_codes_do_not_hold_is_read_out_badly():
+    codes, attributes, _ = planted()
+    found = fit_directions(
+        codes, attributes, ["light"], shape=SHAPE, source="x", groups=np.arange(len(codes))
+    )
+    assert abs(found["light"].correlation) < 0.4
+
+
+def rated_faces(count=60):
+    """Faces and two versions of their codes; the rating is linear in the codes."""
+    faces = face_set(train=count, val=0, size=16)
+    rng = np.random.default_rng(2)
+    codes = rng.standard_normal((2 * count, 5))
+    slope = np.array([3.0, -2.0, 0.0, 1.0, 0.0])
+    codes[count:, 0], codes[count:, 1:] = codes[:count, 0], codes[:count, 1:]
+    values = 50 + codes[:count] @ slope
+    ratings = {f"{n}.png": {"age": value} for n, value in enumerate(values.tolist())}
+    return faces, codes, ratings, values
+
+
+def test_a_linear_rating_is_recovered_on_faces_that_were_not_rated():
+    faces, codes, ratings, values = rated_faces()
+    known = {name: rating for n, (name, rating) in enumerate(ratings.items()) if n % 3}
+    predicted, correlation = predict_ratings(codes, faces, faces.rows("train"), known, "age")
+    assert correlation > 0.99
+    assert predicted.shape == (120,)
+    np.testing.assert_allclose(predicted[:60], values, atol=1.0)
+    np.testing.assert_allclose(predicted[60:], predicted[:60])
+
+
+def test_ratings_of_other_sets_do_not_count():
+    faces, codes, ratings, _ = rated_faces()
+    foreign = ("other/0.png", *faces.files[1:])
+    moved = type(faces)(
+        images=faces.images,
+        split=faces.split,
+        source=faces.source,
+        files=foreign,
+        yaw=faces.yaw,
+    )
+    wrong = {**ratings, "0.png": {"age": 1e6}}
+    predicted, _ = predict_ratings(codes, moved, moved.rows("train"), wrong, "age")
+    assert predicted.max() < 100
+
+
+def test_ratings_are_read_by_file_and_name(tmp_path):
+    table = tmp_path / "ratings.csv"
+    table.write_text("file,age,gender,extra\na.png,31.5,2,x\nb.png,60,99,y\n")
+    expected = {"a.png": {"age": 31.5, "gender": 2.0}, "b.png": {"age": 60.0, "gender": 99.0}}
+    assert read_ratings(table, ["age", "gender"]) == expected
+
+
+class CentreNetwork:
+    """Finds every landmark at the brightest place of a picture, spread a little."""
+
+    spread = np.random.default_rng(0).normal(0, 3, (68, 2))
+
+    def __call__(self, crops):
+        brightness = crops.sum(axis=-1).reshape(len(crops), -1).argmax(axis=1)
+        y, x = np.divmod(brightness, crops.shape[2])
+        return np.stack([x, y], axis=1)[:, None].astype(float) + self.spread
+
+
+def test_landmarks_are_found_in_the_order_of_the_rows():
+    faces = face_set(train=20, val=0, size=16)
+    rows = np.arange(19, 1, -1)
+    found = find_landmarks(faces, rows, CentreNetwork())
+    np.testing.assert_array_equal(found, CentreNetwork()(faces.images[rows]))
+
+
+@pytest.fixture(scope="module")
+def measured():
+    faces = face_set(train=5, val=0, size=64)
+    landmarks = 32 + 10 * np.random.default_rng(1).standard_normal((5, 68, 2))
+    return measure_faces(faces, faces.rows("train"), landmarks)
+
+
+def test_pictures_are_measured_and_then_their_mirror_images(measured):
+    assert set(LANDMARK_ATTRIBUTES) < set(measured)
+    assert {values.shape for values in measured.values()} == {(10,)}
+    for name in ("smile", "mouth_open", "eyes_open", "eye_distance", "eye_y", "nose_drop"):
+        np.testing.assert_allclose(measured[name][5:], measured[name][:5], err_msg=name)
+    for name in ("yaw", "side_light", "roll"):
+        np.testing.assert_allclose(measured[name][5:], -measured[name][:5], atol=1e-12)
+    np.testing.assert_allclose(measured["eye_x"][5:], 63 - measured["eye_x"][:5])
+
+
+def test_light_of_the_face_and_the_background_is_in_zero_to_one(measured):
+    for name in ("face_light", "back_light"):
+        assert measured[name].min() >= 0.0
+        assert measured[name].max() <= 1.0
+        np.testing.assert_allclose(measured[name][5:], measured[name][:5])

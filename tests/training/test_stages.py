@@ -1,0 +1,168 @@
+import json
+import math
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load_file, save_file
+
+from tests.training.tiny import face_set, squeeze_weights
+from vidinvert.checkpoints import find_pack, load_directions, verify_pack
+from vidinvert.cli import main
+from vidinvert.errors import MissingError
+from vidinvert.methods import load_method
+from vidinvert.training import stages
+from vidinvert.training.loop import Schedule
+from vidinvert.training.pack import train_detector_stage, write_mini
+from vidinvert.training.stages import Helpers, load_autoencoder, parameters, shortened
+
+FACES = 24
+
+
+def write_helpers(directory):
+    """Helper networks with random weights, laid out as a user would."""
+    for name in ("perceptual", "taef2", "landmarks", "yunet"):
+        (directory / name).mkdir(parents=True)
+    np.savez(directory / "perceptual" / "squeezenet_v1.0.npz", **squeeze_weights())
+    (directory / "taef2" / "taef2_encoder.pth").write_bytes(b"")
+    (directory / "yunet" / "yunet_dynamic.onnx").write_bytes(b"")
+    write_landmark_network(directory / "landmarks" / "pfld_68.onnx")
+
+
+def write_landmark_network(path):
+    """A network whose 68 points are a random linear function of a coarse picture."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "weight": rng.normal(0, 0.1, (147, 136)).astype(np.float32),
+        "bias": rng.uniform(0.2, 0.8, 136).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node(
+            "AveragePool", ["input"], ["small"], kernel_shape=[16, 16], strides=[16, 16]
+        ),
+        helper.make_node("Flatten", ["small"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "bias"], ["points"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "linear",
+        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 3, 112, 112])],
+        [helper.make_tensor_value_info("points", TensorProto.FLOAT, ["n", 136])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    onnx.save(model, str(path))
+
+
+def test_helpers_are_found_in_their_folders(tmp_path):
+    write_helpers(tmp_path)
+    found = Helpers.in_directory(tmp_path)
+    assert found.perceptual.name == "squeezenet_v1.0.npz"
+    assert found.teacher.name == "taef2_encoder.pth"
+    assert found.landmarks.name == "pfld_68.onnx"
+    assert found.labeller.name == "yunet_dynamic.onnx"
+
+
+def test_a_helper_that_is_not_there_is_named(tmp_path):
+    write_helpers(tmp_path)
+    (tmp_path / "taef2" / "taef2_encoder.pth").unlink()
+    with pytest.raises(MissingError, match=r"holds no taef2/\*encoder.pth.* --helpers"):
+        Helpers.in_directory(tmp_path)
+
+
+def test_a_stage_that_needs_another_says_which(tmp_path):
+    with pytest.raises(MissingError, match=r"stage 'autoencoder' to be done; run `vidinvert train"):
+        load_autoencoder(tmp_path)
+
+
+def test_a_pack_of_stages_that_are_not_done_is_refused(tmp_path):
+    with pytest.raises(MissingError, match=r"every stage to be done; run `vidinvert train auto"):
+        write_mini(tmp_path, face_set(train=1, val=1, size=16))
+
+
+def test_a_schedule_is_shortened_unless_the_limit_is_zero():
+    schedule = Schedule(images=100, batch_size=4)
+    assert shortened(schedule, 0) is schedule
+    assert shortened(schedule, 90.0).max_seconds == 90.0
+
+
+def test_the_numbers_of_a_network_are_counted():
+    assert parameters(torch.nn.Linear(3, 5)) == 20
+
+
+def test_the_detectors_stage_passes_its_limits_on(tmp_path, monkeypatch):
+    seen = {}
+
+    def train_detector(data, directory, *, labeller, landmarker, plan, **given):
+        seen.update(given, networks=(labeller, landmarker), schedule=plan.schedule)
+        return directory / "detector.onnx"
+
+    monkeypatch.setattr("vidinvert.training.pack.train_detector", train_detector)
+    monkeypatch.setattr("vidinvert.training.pack.load_photographs", lambda directory: ["a"])
+    write_helpers(tmp_path / "helpers")
+    helpers = Helpers.in_directory(tmp_path / "helpers")
+    result = train_detector_stage(
+        tmp_path, tmp_path / "data", helpers, minutes=2.0, seed=3, progress=lambda *_: None
+    )
+    assert result == {"written": str(tmp_path / "detector" / "detector.onnx")}
+    assert seen["networks"] == (helpers.labeller, helpers.landmarks)
+    assert seen["photographs"] == ["a"]
+    assert (seen["schedule"].max_seconds, seen["schedule"].seed) == (120.0, 3)
+
+
+def write_data(directory):
+    """Cartoon faces with a manifest and ratings of the training set."""
+    faces = face_set(train=FACES, val=4)
+    (directory / "omi").mkdir(parents=True)
+    manifest, ratings = ["split,set,file,yaw"], ["file,age,gender,weight,long_haired"]
+    rng = np.random.default_rng(0)
+    for index, image in enumerate(faces.images):
+        cv2.imwrite(str(directory / "omi" / f"{index}.png"), image[..., ::-1])
+        manifest.append(f"{faces.split[index]},omi,{index}.png,")
+        ratings.append(",".join([f"{index}.png", *(f"{v:.1f}" for v in rng.uniform(0, 100, 4))]))
+    (directory / "manifest.csv").write_text("\n".join(manifest) + "\n")
+    (directory / "omi_ratings.csv").write_text("\n".join(ratings) + "\n")
+
+
+@pytest.mark.slow
+def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
+    """One step of everything; the teacher's latents and the detector are given."""
+    monkeypatch.setattr(stages, "COMPONENTS", (8, 8, 8, 8))
+    monkeypatch.setattr(stages, "MIN_CORRELATION", -1.0)
+    data, helpers, work = tmp_path / "data", tmp_path / "helpers", tmp_path / "work"
+    write_data(data)
+    write_helpers(helpers)
+    (work / "detector" / "detector").mkdir(parents=True)
+    for name in ("detector.onnx", "manifest.json"):
+        (work / "detector" / "detector" / name).write_bytes(b"given")
+    latents = np.random.default_rng(0).standard_normal((FACES + 4, 32, 32, 32))
+    np.save(work / "teacher.npy", latents.astype(np.float16))
+    common = ["--data", data, "--helpers", helpers, "-o", work, "--quiet", "--images", 2]
+    printed = {}
+    for stage in ("autoencoder", "codes", "directions", "generator", "samm", "pack"):
+        command = ["train", stage, *common, "--batch-size", 2, "--threads", 1]
+        assert main([str(word) for word in command]) == 0
+        printed[stage] = json.loads(capsys.readouterr().out)
+    assert printed["codes"]["components"] == [8, 8, 8, 8]
+    assert all(math.isfinite(printed[s]["psnr"]) for s in ("autoencoder", "generator", "samm"))
+    stored = load_file(work / "pack" / "generator.safetensors")
+    assert {value.dtype for value in stored.values()} == {torch.float16}
+    pack = find_pack(str(work / "pack"))
+    verify_pack(pack)
+    assert pack.sha256 == printed["pack"]["sha256"]
+    assert pack.provenance["samm_images_seen"] == 2
+    assert pack.provenance["pictures"] == {"omi": FACES}
+    assert set(load_directions(pack)) == set(printed["directions"]) - {"stage"}
+    assert load_method(pack, method="samm").crop_size == 256
+
+
+def test_a_stages_figures_are_rounded_in_the_file_alone(tmp_path):
+    figures = stages._write_figures({"psnr": 12.345678}, tmp_path)
+    assert figures == {"psnr": 12.345678}
+    assert json.loads((tmp_path / "figures.json").read_text()) == {"psnr": 12.3457}
+    save_file({"a": torch.ones(2)}, tmp_path / "weights.safetensors")
+    assert stages._read_weights(tmp_path)["a"].tolist() == [1.0, 1.0]

@@ -1,0 +1,66 @@
+"""The command line: the only place that prints, shows progress, exits, or picks a device.
+
+Every command is a module with `add_parser` (cheap: no torch) and `run` (imports what it needs).
+stdout carries results, stderr progress and errors.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+
+from vidinvert.cli import doctor, edit, models, train
+from vidinvert.errors import PlanError, VidinvertError
+from vidinvert.version import VERSION
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "USAGE", "build_parser", "main"]
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="vidinvert",
+        description="Edit the faces of talking-head videos by GAN inversion.",
+        epilog="People are edited with this: have their consent, and say that a clip was edited.",
+    )
+    parser.add_argument("--version", action="version", version=f"vidinvert {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command in (edit, models, doctor, train):
+        command.add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    options = build_parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(options.run(options))
+    except KeyboardInterrupt:
+        print("vidinvert: interrupted; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except (VidinvertError, OSError) as error:
+        return _explain(error, debug=getattr(options, "debug", False))
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise KeyboardInterrupt
+
+
+def _explain(error: Exception, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exception(error)
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError):
+        text = f"{text} (a file could not be read or written; check its path, rights and space)"
+    print(f"vidinvert: {' '.join(text.split())}", file=sys.stderr)
+    return USAGE if isinstance(error, PlanError) else FAILED

@@ -1,0 +1,69 @@
+"""Which device and precision to run on, and how the C library should treat large arrays."""
+
+import ctypes
+import sys
+
+from vidinvert.errors import PlanError
+
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # of glibc's mallopt(3)
+
+
+def choose_device(wanted: str) -> str:
+    """Return `cpu` or `cuda:N` for `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        PlanError: CUDA is asked for and not there.
+    """
+    import torch
+
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    name, _, number = ("cuda" if wanted == "auto" else wanted).partition(":")
+    index = int(number) if number.isdecimal() else 0
+    if name != "cuda" or (number and not number.isdecimal()):
+        raise PlanError(f"The device {wanted!r} is unknown, expected auto, cpu, cuda or cuda:N.")
+    if index >= count:
+        raise PlanError(
+            f"The device {wanted!r} is not there: torch {torch.__version__} sees {count} CUDA "
+            "devices. Use --device cpu, or install a CUDA build of torch and a driver."
+        )
+    return f"cuda:{index}"
+
+
+def choose_precision(wanted: str, device: str) -> str:
+    """Return `fp32`, `bf16` or `fp16`; `auto` takes bf16 where matrix units make it faster.
+
+    On a CPU that is AMX; without it bf16 is emulated and several times slower than fp32.
+    """
+    if wanted != "auto":
+        return wanted
+    if device != "cpu":
+        return "bf16"
+    return "bf16" if has_amx() else "fp32"
+
+
+def has_amx() -> bool:
+    """Tell whether the CPU has AMX tiles with bf16."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
+            return any("amx_bf16" in line for line in stream if line.startswith("flags"))
+    except OSError:
+        return False
+
+
+def keep_memory() -> None:
+    """Ask glibc to keep freed memory instead of returning it to the kernel.
+
+    Otherwise every large tensor is mapped and zeroed afresh, page by page, which can double the
+    time of a network on the CPU. Elsewhere than on glibc nothing happens.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_MMAP_MAX, 0)
+    mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_TOP_PAD, 256 << 20)

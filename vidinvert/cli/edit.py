@@ -1,0 +1,160 @@
+"""`vidinvert edit`: the whole pipeline on one clip."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from vidinvert.cli.options import (
+    ProgressBars,
+    add_common_options,
+    add_pack_options,
+    filter_text,
+    load_models,
+    number,
+    plans_from,
+)
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its options."""
+    parser = commands.add_parser(
+        "edit",
+        help="edit the faces of a clip",
+        description="Edit the faces of a clip. Sound, times, shape and everything else stay.",
+    )
+    parser.add_argument("source", type=Path, metavar="IN", help="the clip")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
+    parser.add_argument(
+        "--edit",
+        action="append",
+        default=[],
+        metavar="NAME=STRENGTH",
+        help="as smile=2, smile=0@0s,3@2s,0@4s or smile=2:face=1; may be repeated. "
+        "`vidinvert models show mini` lists the names",
+    )
+    parser.add_argument(
+        "--face", default="largest", help="largest, all, numbers as 0,2, or a photo (largest)"
+    )
+    _add_detail_options(parser)
+    add_pack_options(parser)
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def _add_detail_options(parser: argparse.ArgumentParser) -> None:
+    tracking = parser.add_argument_group("finding faces")
+    tracking.add_argument("--min-score", type=number(0.01, 0.99), default=0.5, help="(0.5)")
+    tracking.add_argument("--min-size", type=number(0), default=24.0, help="in pixels (24)")
+    tracking.add_argument("--start", type=number(0), default=0.0, help="in seconds")
+    tracking.add_argument("--end", type=number(0), help="in seconds")
+    tracking.add_argument(
+        "--allow-no-face", action="store_true", help="copy a clip without faces instead of failing"
+    )
+    look = parser.add_argument_group("look")
+    for name, what in (("align", "crop"), ("latent", "codes"), ("mask", "mask")):
+        look.add_argument(
+            f"--{name}-smoothing",
+            type=filter_text,
+            metavar="FILTER",
+            help=f"of the {what}: none or gaussian:sigma=SECONDS",
+        )
+    look.add_argument(
+        "--composite",
+        choices=("warped", "residual", "generated"),
+        default="warped",
+        help="move the source's pixels as the edit does, add the change to them, or show the "
+        "generator's picture (warped)",
+    )
+    look.add_argument("--seam", choices=("feather",), default="feather")
+    look.add_argument(
+        "--mask-min", type=number(0, 1), default=0.0, help="masks below count as 0 (0)"
+    )
+    look.add_argument(
+        "--mask-max", type=number(0, 1), default=1.0, help="masks above count as 1 (1)"
+    )
+    coding = parser.add_argument_group("output")
+    coding.add_argument("--codec", help="as libx264 (the source's)")
+    coding.add_argument("--crf", type=number(0, 63), help="quality, lower is better")
+    coding.add_argument("--preset", help="speed against size, as medium")
+    coding.add_argument("--pixel-format", help="as yuv420p (the source's)")
+    coding.add_argument("--no-mark", action="store_true", help="no metadata tag on the edit")
+    coding.add_argument("--save-masks", type=Path, metavar="DIR", help="masks as PNG, white = kept")
+    coding.add_argument("--report", type=Path, metavar="FILE.json", help="what was done")
+    coding.add_argument("--force", action="store_true", help="replace an existing output")
+    coding.add_argument("--dry-run", action="store_true", help="say what would be done")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Edit the clip; prints the output's path."""
+    from vidinvert.errors import EncodeError, PlanError
+    from vidinvert.pipeline import Span, edit_video
+
+    if options.mask_max <= options.mask_min:
+        raise PlanError(f"--mask-max {options.mask_max:g} must lie above --mask-min.")
+    if options.end is not None and options.end <= options.start:
+        raise PlanError(f"--end {options.end:g} must lie after --start {options.start:g}.")
+    report = options.report
+    if report is not None and report.exists() and not options.force:
+        raise EncodeError(f"{report} exists already; choose another --report or add --force.")
+    if report is not None and not report.parent.is_dir():
+        raise EncodeError(f"{report.parent} is not a directory; choose another --report.")
+    if options.dry_run:
+        return _dry_run(options)
+    models = load_models(options)
+    bars = ProgressBars(quiet=options.quiet)
+    try:
+        result = edit_video(
+            options.source,
+            options.output,
+            edits=options.edit,
+            pack=models,
+            plans=plans_from(options),
+            face=options.face,
+            span=Span(start_seconds=options.start, end_seconds=options.end),
+            overwrite=options.force,
+            allow_no_face=options.allow_no_face,
+            save_masks=options.save_masks,
+            progress=bars,
+        )
+    finally:
+        bars.close()
+    if report is not None:
+        report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if not result["tracks"]:
+        print("vidinvert: no face found; the clip was copied as it is", file=sys.stderr)
+    elif not any(result["edit"]):
+        print("vidinvert: no --edit given; the faces were left as they are", file=sys.stderr)
+    print(options.output)
+    return 0
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    """Check everything that can be checked without reading pictures, and print the plan."""
+    from vidinvert.checkpoints import find_pack, load_directions
+    from vidinvert.editing import parse_edits
+    from vidinvert.media import check_target, probe
+    from vidinvert.pipeline import Span, frame_range
+
+    pack = find_pack(options.pack)
+    plan = parse_edits(options.edit, load_directions(pack))
+    info = probe(options.source)
+    check_target(options.output, like=info, overwrite=options.force)
+    first, last = frame_range(info, Span(start_seconds=options.start, end_seconds=options.end))
+    described = {
+        "source": str(info.path),
+        "output": str(options.output),
+        "frames": last - first,
+        "size": [info.size_hw[1], info.size_hw[0]],
+        "frame_rate": str(info.frame_rate),
+        "reader": info.reader,
+        "reader_reason": info.reader_reason,
+        "audio_tracks": len(info.audio),
+        "edit": list(plan.text),
+        "face": options.face,
+        "pack": {"name": pack.name, "sha256": pack.sha256},
+        "method": options.method,
+    }
+    print(json.dumps(described, indent=2))
+    return 0

@@ -1,0 +1,139 @@
+"""`vidinvert train`: the recipes that make a face pack."""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vidinvert.cli.options import add_common_options, count, number
+
+STAGES = ("autoencoder", "codes", "directions", "generator", "samm", "detector", "pack")
+# Images and minutes of the shipped preset: what two cores without matrix units do in an hour.
+PRESETS: dict[str, dict[str, tuple[int, int]]] = {
+    "mini": {"autoencoder": (400_000, 8), "generator": (200_000, 16), "samm": (60_000, 8)},
+    "mini-256": {
+        "autoencoder": (4_000_000, 64),
+        "generator": (3_000_000, 64),
+        "samm": (400_000, 32),
+    },
+}
+MINUTES = {"autoencoder": 25.0, "generator": 22.0, "samm": 12.0, "detector": 25.0}
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command and its stages."""
+    parser = commands.add_parser(
+        "train",
+        help="train a face pack of your own, stage by stage",
+        description="Train a face pack. Stages run in this order: " + ", ".join(STAGES) + ". "
+        "Each continues from its checkpoint if it was interrupted.",
+    )
+    parser.add_argument("stage", choices=(*STAGES, "all"), help="one stage, or all of them")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="faces with a manifest.csv"
+    )
+    parser.add_argument(
+        "--helpers", type=Path, required=True, metavar="DIR", help="helper networks for labels"
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="work folder"
+    )
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
+    parser.add_argument("--minutes", type=number(0.05), help="wall time of the stage")
+    parser.add_argument("--images", type=count, help="pictures to see at most")
+    parser.add_argument("--batch-size", type=count)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=count)
+    add_common_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run one stage, or all; prints each stage's figures as JSON."""
+    import torch
+
+    from vidinvert.cli.device import keep_memory
+    from vidinvert.training.data import load_faces
+    from vidinvert.training.stages import Helpers
+
+    keep_memory()
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    helpers = Helpers.in_directory(options.helpers)
+    faces = load_faces(options.data)
+    stages = STAGES if options.stage == "all" else (options.stage,)
+    for stage in stages:
+        figures = _run_stage(stage, options, faces, helpers)
+        print(json.dumps({"stage": stage, **figures}))
+        sys.stdout.flush()
+    return 0
+
+
+def _run_stage(
+    stage: str, options: argparse.Namespace, faces: Any, helpers: Any
+) -> Mapping[str, Any]:
+    from vidinvert.training import pack, stages
+    from vidinvert.training.loop import Schedule
+
+    work: Path = options.output
+    bar = _Bar(stage, quiet=options.quiet)
+    try:
+        if stage == "codes":
+            basis = stages.fit_codes(work, faces, progress=bar.count)
+            return {"components": list(basis.components)}
+        if stage == "directions":
+            fitted = stages.fit_edit_directions(work, faces, options.data, helpers)
+            return {name: round(item.correlation, 3) for name, item in fitted.items()}
+        if stage == "pack":
+            return {"sha256": pack.write_mini(work, faces).sha256}
+        minutes = options.minutes or MINUTES[stage]
+        if stage == "detector":
+            return pack.train_detector_stage(
+                work,
+                options.data,
+                helpers,
+                minutes=minutes,
+                seed=options.seed,
+                progress=bar.step,
+            )
+        images, batch_size = PRESETS[options.preset][stage]
+        schedule = Schedule(
+            images=options.images or images,
+            batch_size=options.batch_size or batch_size,
+            max_seconds=60.0 * minutes,
+            seed=options.seed,
+        )
+        recipe = {
+            "autoencoder": stages.train_autoencoder,
+            "generator": stages.train_generator,
+            "samm": stages.train_samm,
+        }[stage]
+        return recipe(work, faces, helpers, schedule, progress=bar.step)
+    finally:
+        bar.close()
+
+
+class _Bar:
+    """A bar on stderr in images, with the last losses beside it."""
+
+    def __init__(self, stage: str, *, quiet: bool) -> None:
+        self._bar = tqdm(desc=stage, unit="image", file=sys.stderr, disable=quiet)
+        self._steps = 0
+
+    def step(self, seen: int, total: int, values: Mapping[str, float]) -> None:
+        self._bar.total = total
+        self._bar.update(seen - self._bar.n)
+        self._steps += 1
+        if self._steps % 20 == 1:
+            self._bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+
+    def count(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def close(self) -> None:
+        self._bar.close()

@@ -1,0 +1,140 @@
+"""Edits: from what the user writes to codes that are moved along directions."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidinvert.errors import PlanError
+from vidinvert.types import EditPlan, EditTerm, Keyframe, LatentDirection, Latents
+
+MAX_STRENGTH = 20.0
+FORM = "NAME=STRENGTH, as smile=2, smile=0@0s,3@2s,0@4s or smile=2:face=1"
+
+
+def parse_edits(texts: Sequence[str], directions: Mapping[str, LatentDirection]) -> EditPlan:
+    """Read several edits; see `parse_edit`."""
+    terms = tuple(parse_edit(text, directions) for text in texts)
+    return EditPlan(terms=terms, text=tuple(texts))
+
+
+def parse_edit(text: str, directions: Mapping[str, LatentDirection]) -> EditTerm:
+    """Read one edit: a direction's name, a strength or keyframes, and perhaps a face.
+
+    Args:
+        text: `smile=2`, `smile=0@0s,3@2s,0@4s` (strength at seconds from the clip's start, linear
+            between), `smile=2:face=1` (only the face of that number).
+        directions: by name.
+
+    Raises:
+        PlanError: the text has another form, names an unknown direction, or a number is not one.
+    """
+    name, equals, rest = text.partition("=")
+    name = name.strip()
+    if not equals or not name or not rest.strip():
+        raise PlanError(f"The edit {text!r} cannot be read. Write {FORM}.")
+    if name not in directions:
+        raise PlanError(_unknown_direction(name, directions))
+    values, *options = rest.split(":")
+    face: int | None = None
+    for option in options:
+        key, _, value = option.partition("=")
+        if key.strip() != "face" or not value.strip().isdecimal():
+            raise PlanError(
+                f"The option {option!r} of the edit {text!r} cannot be read, expected face=NUMBER."
+            )
+        face = int(value)
+    keyframes = _read_keyframes(values, text)
+    return EditTerm(direction=directions[name], keyframes=keyframes, face=face)
+
+
+def _unknown_direction(name: str, directions: Mapping[str, LatentDirection]) -> str:
+    close = difflib.get_close_matches(name, directions, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    known = ", ".join(sorted(directions)) or "none"
+    return f"The face pack has no edit named {name!r}; it has: {known}.{hint}"
+
+
+def _read_keyframes(values: str, text: str) -> tuple[Keyframe, ...]:
+    parts = [part.strip() for part in values.split(",")]
+    if len(parts) == 1 and "@" not in parts[0]:
+        return (Keyframe(seconds=0.0, strength=_read_strength(parts[0], text)),)
+    keyframes: list[Keyframe] = []
+    for part in parts:
+        strength, at, moment = part.partition("@")
+        if not at or not moment.strip().endswith("s"):
+            raise PlanError(
+                f"The keyframe {part!r} of the edit {text!r} cannot be read, expected "
+                "STRENGTH@TIMEs, as 3@2.5s."
+            )
+        seconds = _read_number(moment.strip()[:-1], "time", text)
+        if seconds < 0:
+            raise PlanError(f"The time {moment!r} of the edit {text!r} is before the clip's start.")
+        if keyframes and seconds <= keyframes[-1].seconds:
+            raise PlanError(f"The keyframes of the edit {text!r} must be at increasing times.")
+        keyframes.append(Keyframe(seconds=seconds, strength=_read_strength(strength, text)))
+    return tuple(keyframes)
+
+
+def _read_strength(part: str, text: str) -> float:
+    strength = _read_number(part, "strength", text)
+    if abs(strength) > MAX_STRENGTH:
+        raise PlanError(
+            f"The strength {part.strip()} of the edit {text!r} is outside "
+            f"[-{MAX_STRENGTH:g}, {MAX_STRENGTH:g}]; faces fall apart long before that. "
+            "Useful strengths are about -3 to 3."
+        )
+    return strength
+
+
+def _read_number(part: str, what: str, text: str) -> float:
+    try:
+        number = float(part)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise PlanError(f"The {what} {part.strip()!r} of the edit {text!r} is not a number.")
+    return number
+
+
+def total_strength(
+    plan: EditPlan, *, face: int, seconds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return (T,) the sum of the absolute strengths of a face's edits: 0 = nothing to do."""
+    total = np.zeros(len(seconds))
+    for term in plan.terms:
+        if term.face is None or term.face == face:
+            total += np.abs(term.strength_at(seconds))
+    return total
+
+
+def apply_edit(
+    latents: Latents, plan: EditPlan, *, face: int, seconds: NDArray[np.float64]
+) -> Latents:
+    """Add each direction of `plan` that concerns a face, scaled by its strength at every frame.
+
+    Args:
+        latents: a track's codes.
+        plan: the edits.
+        face: the track's number.
+        seconds: (T,) times of the track's frames, from the clip's first frame.
+
+    Returns:
+        New codes; where every strength is 0 they equal the given ones bit for bit.
+    """
+    w_plus = latents.w_plus  # (T, L, D)
+    for term in plan.terms:
+        if term.face is not None and term.face != face:
+            continue
+        strength = w_plus.new_tensor(term.strength_at(seconds))  # (T,)
+        vector = term.direction.vector.to(w_plus)
+        if tuple(vector.shape) != tuple(w_plus.shape[1:]):
+            raise PlanError(
+                f"The direction {term.direction.name!r} has shape {tuple(vector.shape)}, expected "
+                f"{tuple(w_plus.shape[1:])}; take one that was made for this face pack."
+            )
+        w_plus = w_plus + strength[:, None, None] * vector
+    return replace(latents, w_plus=w_plus)

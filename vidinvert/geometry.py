@@ -1,0 +1,267 @@
+"""Points, quads, similarity transforms and warps. THE pixel-centre convention lives here.
+
+Convention: the centre of the top left pixel is at (0, 0); a picture of width W covers
+[-0.5, W - 0.5]. Points are (x, y), sizes (h, w). A transform is a (2, 3) float64 matrix and says in
+its name what it maps: `crop_from_frame @ frame point = crop point`. Corner-based conventions
+(FFHQ's crops, PIL's quads) are converted here and nowhere else.
+"""
+
+import math
+from typing import Any, Literal, TypeVar, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Float64Array = NDArray[np.float64]
+
+FFHQ_EYE_SCALE = 2.0  # half the crop's side, in distances between the eyes (FFHQ, appendix)
+FFHQ_MOUTH_SCALE = 1.8  # or in distances from eyes to mouth, whichever is larger
+FFHQ_CENTRE_SHIFT = 0.1  # the centre lies this share of the way from the eyes to the mouth
+
+SHRINK_FROM = 1.5  # a picture that shrinks by more than this is antialiased by area first
+
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
+Interpolation = Literal["linear", "cubic"]
+_CV2_INTERPOLATION = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
+
+
+def transform_points(b_from_a: Float64Array, points_xy: Float64Array) -> Float64Array:
+    """Map (..., 2) points by a (2, 3) transform."""
+    return points_xy @ b_from_a[:, :2].T + b_from_a[:, 2]
+
+
+def compose(c_from_b: Float64Array, b_from_a: Float64Array) -> Float64Array:
+    """Chain two (2, 3) transforms into the one that maps a to c."""
+    linear = c_from_b[:, :2] @ b_from_a[:, :2]
+    shift = c_from_b[:, :2] @ b_from_a[:, 2] + c_from_b[:, 2]
+    return np.concatenate([linear, shift[:, None]], axis=1)
+
+
+def invert_similarity(b_from_a: Float64Array) -> Float64Array:
+    """Return a_from_b for a (2, 3) transform that can be inverted.
+
+    Raises:
+        ValueError: the transform collapses the plane.
+    """
+    linear = b_from_a[:, :2]
+    if abs(np.linalg.det(linear)) < 1e-12:
+        raise ValueError("the transform cannot be inverted: its scale is zero")
+    inverse = np.asarray(np.linalg.inv(linear), dtype=np.float64)
+    return np.concatenate([inverse, -(inverse @ b_from_a[:, 2])[:, None]], axis=1)
+
+
+def scale_of(b_from_a: Float64Array) -> float:
+    """Return how many pixels of b one pixel of a becomes."""
+    return math.sqrt(abs(float(np.linalg.det(b_from_a[:, :2]))))
+
+
+def fit_similarity(source_xy: Float64Array, target_xy: Float64Array) -> Float64Array:
+    """Fit the similarity that maps `source_xy` to `target_xy`, both (K, 2), in least squares.
+
+    Rotation, one scale and a shift, no reflection (Umeyama, PAMI 1991).
+
+    Raises:
+        ValueError: fewer than two points, different counts, or all source points coincide.
+    """
+    if source_xy.shape != target_xy.shape or source_xy.ndim != 2 or len(source_xy) < 2:
+        raise ValueError(
+            f"points have shapes {source_xy.shape} and {target_xy.shape}, "
+            "expected two times (K, 2) with K >= 2"
+        )
+    source = source_xy - source_xy.mean(axis=0)
+    target = target_xy - target_xy.mean(axis=0)
+    spread = float((source**2).sum())
+    if spread < 1e-18:
+        raise ValueError("all source points coincide, expected points that are apart")
+    cosine = float((source * target).sum()) / spread
+    sine = float((source[:, 0] * target[:, 1] - source[:, 1] * target[:, 0]).sum()) / spread
+    linear = np.array([[cosine, -sine], [sine, cosine]], dtype=np.float64)
+    shift = target_xy.mean(axis=0) - linear @ source_xy.mean(axis=0)
+    return np.concatenate([linear, shift[:, None]], axis=1)
+
+
+def ffhq_quads(landmarks_xy: Float64Array) -> Float64Array:
+    """Return FFHQ's crop corners for five key points (methods.md, section 10).
+
+    Args:
+        landmarks_xy: (..., 5, 2): left eye, right eye, nose, left and right mouth corner.
+
+    Returns:
+        (..., 4, 2) corners: top left, bottom left, bottom right, top right.
+
+    Convention: corners lie on the outer edge of the crop's border pixels, as in FFHQ.
+    """
+    eyes = landmarks_xy[..., :2, :].mean(axis=-2)
+    mouth = landmarks_xy[..., 3:, :].mean(axis=-2)
+    eye_to_eye = landmarks_xy[..., 1, :] - landmarks_xy[..., 0, :]
+    eye_to_mouth = mouth - eyes
+    turned = np.stack([-eye_to_mouth[..., 1], eye_to_mouth[..., 0]], axis=-1)
+    x = eye_to_eye - turned
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    reach = np.maximum(
+        FFHQ_EYE_SCALE * np.linalg.norm(eye_to_eye, axis=-1, keepdims=True),
+        FFHQ_MOUTH_SCALE * np.linalg.norm(eye_to_mouth, axis=-1, keepdims=True),
+    )
+    x = x / np.maximum(length, 1e-12) * reach
+    y = np.stack([-x[..., 1], x[..., 0]], axis=-1)
+    centre = eyes + FFHQ_CENTRE_SHIFT * eye_to_mouth
+    return np.stack([centre - x - y, centre - x + y, centre + x + y, centre + x - y], axis=-2)
+
+
+def crop_from_quad(quad_xy: Float64Array, crop_size: int) -> Float64Array:
+    """Return crop_from_frame (2, 3) for a square quad (4, 2) and a crop of `crop_size` pixels.
+
+    Convention: the quad's corners are the outer edge of the crop, at -0.5 and crop_size - 0.5.
+    """
+    low, high = -0.5, crop_size - 0.5
+    corners = np.array([[low, low], [low, high], [high, high], [high, low]], dtype=np.float64)
+    return fit_similarity(quad_xy, corners)
+
+
+def quad_from_crop(crop_from_frame: Float64Array, crop_size: int) -> Float64Array:
+    """Return the crop's corners (4, 2) in the frame, the inverse of `crop_from_quad`."""
+    low, high = -0.5, crop_size - 0.5
+    corners = np.array([[low, low], [low, high], [high, high], [high, low]], dtype=np.float64)
+    return transform_points(invert_similarity(crop_from_frame), corners)
+
+
+def warp(
+    image: NDArray[np.generic],
+    target_from_source: Float64Array,
+    size_hw: tuple[int, int],
+    *,
+    interpolation: Interpolation = "linear",
+    border: Literal["zero", "replicate"] = "zero",
+) -> NDArray[np.generic]:
+    """Resample a picture (H, W) or (H, W, C), uint8 or float32, into a target of `size_hw`.
+
+    No antialiasing: use `crop_frame` where the target is much smaller than the source.
+    """
+    border_mode = cv2.BORDER_CONSTANT if border == "zero" else cv2.BORDER_REPLICATE
+    return cv2.warpAffine(  # pyright: ignore[reportCallIssue, reportUnknownVariableType]
+        image,  # pyright: ignore[reportArgumentType]
+        target_from_source,
+        (size_hw[1], size_hw[0]),
+        flags=_CV2_INTERPOLATION[interpolation],
+        borderMode=border_mode,
+    )
+
+
+def crop_frame(
+    frame: NDArray[np.uint8], crop_from_frame: Float64Array, crop_size: int
+) -> NDArray[np.uint8]:
+    """Cut a (crop_size, crop_size, 3) uint8 crop out of a frame (H, W, 3).
+
+    Faces more than `SHRINK_FROM` times larger than the crop are first shrunk by area, so that fine
+    texture does not alias and crawl from frame to frame. Outside the frame the nearest pixel is
+    repeated.
+    """
+    shrink = 1.0 / scale_of(crop_from_frame)
+    if shrink <= SHRINK_FROM:
+        cropped = warp(frame, crop_from_frame, (crop_size, crop_size), border="replicate")
+        return np.ascontiguousarray(cropped, dtype=np.uint8)
+    quad = quad_from_crop(crop_from_frame, crop_size)
+    height, width = frame.shape[:2]
+    left, top = np.floor(quad.min(axis=0) - 2).astype(int)
+    right, bottom = np.ceil(quad.max(axis=0) + 3).astype(int)
+    left, top = max(left, 0), max(top, 0)
+    right, bottom = min(right, width), min(bottom, height)
+    if right - left < 2 or bottom - top < 2:
+        return np.zeros((crop_size, crop_size, 3), np.uint8)
+    region = frame[top:bottom, left:right]
+    small_h = max(2, round((bottom - top) / shrink))
+    small_w = max(2, round((right - left) / shrink))
+    small = cv2.resize(region, (small_w, small_h), interpolation=cv2.INTER_AREA)
+    region_from_small = _area_shrink((bottom - top, right - left), (small_h, small_w))
+    frame_from_region = np.array([[1.0, 0.0, left], [0.0, 1.0, top]], dtype=np.float64)
+    frame_from_small = compose(frame_from_region, region_from_small)
+    crop_from_small = compose(crop_from_frame, frame_from_small)
+    cropped = warp(small, crop_from_small, (crop_size, crop_size), border="replicate")
+    return np.ascontiguousarray(cropped, dtype=np.uint8)
+
+
+def paste_window(
+    quad_xy: Float64Array, size_hw: tuple[int, int]
+) -> tuple[int, int, int, int] | None:
+    """Return left, top, right, bottom of the pixels a crop with these corners can touch, or None.
+
+    Half open, within a frame of `size_hw`.
+    """
+    low = np.floor(quad_xy.min(axis=0) - 1.0).astype(int)
+    high = np.ceil(quad_xy.max(axis=0) + 2.0).astype(int)
+    left, top = max(int(low[0]), 0), max(int(low[1]), 0)
+    right, bottom = min(int(high[0]), size_hw[1]), min(int(high[1]), size_hw[0])
+    return (left, top, right, bottom) if right > left and bottom > top else None
+
+
+def resample(
+    image: NDArray[np.float32], target_from_source: Float64Array, size_hw: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Warp a float picture (H, W, C): antialiased when it shrinks, cubic when it grows.
+
+    Zero outside the source.
+    """
+    scale = scale_of(target_from_source)
+    if scale < 1 / SHRINK_FROM:
+        height, width = image.shape[:2]
+        small_hw = (max(2, round(height * scale)), max(2, round(width * scale)))
+        source_from_small = _area_shrink((height, width), small_hw)
+        small = cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
+        image = np.asarray(small, dtype=np.float32)
+        target_from_source = compose(target_from_source, source_from_small)
+    interpolation: Interpolation = "cubic" if scale > 1.0 else "linear"
+    warped = warp(image, target_from_source, size_hw, interpolation=interpolation)
+    return np.asarray(warped, dtype=np.float32).reshape(*size_hw, -1)
+
+
+def _area_shrink(size_hw: tuple[int, int], small_hw: tuple[int, int]) -> Float64Array:
+    """Return source_from_small for a picture that was shrunk by area: outer edges stay."""
+    scale_y, scale_x = size_hw[0] / small_hw[0], size_hw[1] / small_hw[1]
+    return np.array(
+        [[scale_x, 0.0, 0.5 * scale_x - 0.5], [0.0, scale_y, 0.5 * scale_y - 0.5]],
+        dtype=np.float64,
+    )
+
+
+def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Estimate where each pixel of `first` lies in `second`, both (H, W, 3) RGB.
+
+    Dense inverse search (Kroeger et al., ECCV 2016), OpenCV's medium preset.
+
+    Returns:
+        (H, W, 2) displacements (dx, dy) in pixels: first(p) is second(p + flow(p)).
+    """
+    # OpenCV's stubs do not know the estimator.
+    estimator = cast(Any, cv2).DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (first, second)]
+    start = np.zeros((*grey[0].shape, 2), np.float32)
+    return np.asarray(estimator.calc(grey[0], grey[1], start), dtype=np.float32)
+
+
+def blur(field: NDArray[np.float32], *, sigma: float) -> NDArray[np.float32]:
+    """Smooth a float field (H, W) or (H, W, C) in space with a Gaussian of `sigma` pixels."""
+    return np.asarray(cv2.GaussianBlur(field, (0, 0), sigma), dtype=np.float32)
+
+
+def displace(
+    image: NDArray[Pixel],
+    flow: NDArray[np.float32],
+    *,
+    corner_xy: tuple[int, int] = (0, 0),
+    interpolation: Interpolation = "linear",
+) -> NDArray[Pixel]:
+    """Sample a picture at p + flow(p), for the window of the flow's size whose corner is given.
+
+    Where the flow is 0 the pixel itself comes out, exactly. Beyond the border its pixels repeat.
+    """
+    height, width = flow.shape[:2]
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    moved = cv2.remap(
+        image,
+        x + (flow[..., 0] + np.float32(corner_xy[0])),
+        y + (flow[..., 1] + np.float32(corner_xy[1])),
+        _CV2_INTERPOLATION[interpolation],
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.asarray(moved, dtype=image.dtype)

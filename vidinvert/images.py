@@ -1,0 +1,77 @@
+"""Pictures between rooms: ranges, layouts, resizing, compositing.
+
+Inside networks a picture is float in [-1, 1], NCHW; everywhere else uint8 in [0, 255], NHWC. Colour
+is RGB. The only rounding rule is `round(clamp(...))`, and it undoes `to_float` exactly.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def to_float(frames: NDArray[np.uint8], *, device: torch.device | str = "cpu") -> Tensor:
+    """Turn uint8 (N, H, W, 3) in [0, 255] into float32 (N, 3, H, W) in [-1, 1], channels last.
+
+    Raises:
+        ValueError: `frames` is not uint8 with four axes and three channels.
+    """
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
+        raise ValueError(
+            f"frames are {frames.dtype} {frames.shape}, expected uint8 (N, H, W, 3); "
+            "convert or stack them first"
+        )
+    pixels = torch.as_tensor(np.ascontiguousarray(frames)).to(device)  # (N, H, W, 3)
+    return pixels.permute(0, 3, 1, 2).to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def to_uint8(images: Tensor) -> NDArray[np.uint8]:
+    """Turn float (N, 3, H, W) in [-1, 1] into uint8 (N, H, W, 3); values outside are clamped."""
+    pixels = images.detach().to(torch.float32).add(1.0).mul(127.5).round().clamp(0, 255)
+    return pixels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def mask_to_uint8(mask: Tensor) -> Tensor:
+    """Turn a mask in [0, 1] into uint8 in [0, 255], 255 = 1.0."""
+    return mask.detach().to(torch.float32).mul(255.0).round().clamp(0, 255).to(torch.uint8)
+
+
+def mask_to_float(mask: Tensor) -> Tensor:
+    """Turn a uint8 mask in [0, 255] into float32 in [0, 1]."""
+    return mask.to(torch.float32).div(255.0)
+
+
+def resize(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Resize (N, C, H, W) bilinearly; antialiased when it shrinks. Same size returns the input."""
+    if tuple(images.shape[-2:]) == tuple(size_hw):
+        return images
+    shrinks = size_hw[0] < images.shape[-2] or size_hw[1] < images.shape[-1]
+    return F.interpolate(
+        images, size=size_hw, mode="bilinear", align_corners=False, antialias=shrinks
+    )
+
+
+def composite(*, source: Tensor, generated: Tensor, ood: Tensor) -> Tensor:
+    """Blend where the generator can explain the picture: ood * source + (1 - ood) * generated.
+
+    Args:
+        source: (N, 3, R, R) in [-1, 1], the crop.
+        generated: (N, 3, R, R) in [-1, 1].
+        ood: (N, 1, R, R) in [0, 1], 1 = keep the source pixel (SAMM, section 3.3).
+    """
+    return ood * source + (1.0 - ood) * generated
+
+
+def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
+    """Write uint8 (H, W) grey or (H, W, 3) RGB losslessly.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    pixels = picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., ::-1])
+    _, data = cv2.imencode(".png", pixels)
+    path.write_bytes(data.tobytes())

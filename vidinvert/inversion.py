@@ -1,0 +1,152 @@
+"""Crops to codes and masks: what a clip's faces are made of, before anything is edited."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from stabilizers import (
+    Interval,
+    StabilizerPlan,
+    intervals_from_indices,
+    smooth_latents,
+    smooth_masks,
+    smooth_similarities,
+)
+from vidinvert import images
+from vidinvert.faces import crop_batch
+from vidinvert.geometry import quad_from_crop
+from vidinvert.methods import Method
+from vidinvert.types import Alignment, FrameBatch, Inversion, InvertibilityMask, Latents
+
+LARGEST_MASK = 256  # side of the stored masks: half the crop's, and never more
+Progress = Callable[[int], None]
+
+
+def mask_size(crop_size: int) -> int:
+    """Return the side of the stored masks for crops of `crop_size` pixels."""
+    return min(LARGEST_MASK, crop_size // 2)
+
+
+@torch.inference_mode()
+def invert(
+    frames: Iterable[FrameBatch],
+    alignments: Sequence[Alignment],
+    method: Method,
+    *,
+    pack_sha256: str,
+    method_name: str,
+    device: torch.device | str = "cpu",
+    progress: Progress | None = None,
+) -> list[Inversion]:
+    """Invert every track in one pass over the frames.
+
+    Args:
+        frames: the clip's frames in order, as far as the tracks reach.
+        alignments: one per track.
+        method: what inverts.
+        pack_sha256: of the face pack, recorded in the result.
+        method_name: recorded in the result.
+        device: where the networks live.
+        progress: called with the number of frames done since the last call.
+
+    Returns:
+        One inversion per alignment: codes, and masks of side `mask_size(crop_size)` as uint8.
+
+    Raises:
+        ValueError: the frames ended before a track did.
+    """
+    side = mask_size(method.crop_size)
+    stores = [
+        (
+            torch.empty(len(a.indices), method.style_count, method.style_width),
+            torch.empty(len(a.indices), 1, side, side, dtype=torch.uint8),
+            np.zeros(len(a.indices), bool),
+        )
+        for a in alignments
+    ]
+    for batch in frames:
+        for alignment, (codes, masks, done) in zip(alignments, stores, strict=True):
+            positions, crops = crop_batch(batch, alignment)
+            if len(positions) == 0:
+                continue
+            embedding = method.embed(crops.to(device))
+            synthesis = method.synthesise(embedding, embedding.w_plus)
+            small = images.resize(synthesis.ood, (side, side))
+            codes[positions] = embedding.w_plus.float().cpu()
+            masks[positions] = images.mask_to_uint8(small).cpu()
+            done[positions] = True
+        if progress is not None:
+            progress(len(batch.indices))
+    results = []
+    for alignment, (codes, masks, done) in zip(alignments, stores, strict=True):
+        if not done.all():
+            missing = int(alignment.indices[~done][0])
+            raise ValueError(f"frame {missing} of a track was not among the frames given")
+        results.append(
+            Inversion(
+                latents=Latents(w_plus=codes, indices=alignment.indices),
+                mask=InvertibilityMask(ood=masks, indices=alignment.indices),
+                pack_sha256=pack_sha256,
+                method=method_name,
+            )
+        )
+    return results
+
+
+def stabilise_alignment(
+    alignment: Alignment,
+    seconds: NDArray[np.float64],
+    plan: StabilizerPlan,
+    *,
+    shots: Sequence[Interval],
+) -> Alignment:
+    """Steady where the crop lies; nothing crosses a cut or a gap of the track.
+
+    Args:
+        alignment: as measured.
+        seconds: (T,) times of all frames of the clip, by frame index.
+        plan: the filter.
+        shots: the clip's shots.
+    """
+    steady = smooth_similarities(
+        alignment.crop_from_frame,
+        seconds[alignment.indices],
+        plan.transforms,
+        intervals=intervals_from_indices(alignment.indices, cuts=shots),
+        crop_size=alignment.crop_size,
+    )
+    quads = np.stack([quad_from_crop(matrix, alignment.crop_size) for matrix in steady])
+    return replace(alignment, crop_from_frame=steady, quads_xy=quads)
+
+
+def stabilise_inversion(
+    inversion: Inversion,
+    seconds: NDArray[np.float64],
+    plan: StabilizerPlan,
+    *,
+    shots: Sequence[Interval],
+) -> Inversion:
+    """Steady codes and masks over time; nothing crosses a cut or a gap of the track."""
+    indices = inversion.latents.indices
+    intervals = intervals_from_indices(indices, cuts=shots)
+    times = seconds[indices]
+    codes = smooth_latents(inversion.latents.w_plus, times, plan.latents, intervals=intervals)
+    masks = smooth_masks(inversion.mask.ood, times, plan.mask, intervals=intervals)
+    return replace(
+        inversion,
+        latents=replace(inversion.latents, w_plus=codes),
+        mask=replace(inversion.mask, ood=masks),
+    )
+
+
+def shape_mask(inversion: Inversion, *, low: float, high: float) -> Inversion:
+    """Stretch the mask so that `low` becomes 0 and `high` becomes 1; this is what is rendered."""
+    if (low, high) == (0.0, 1.0):
+        return inversion
+    levels = images.mask_to_float(torch.arange(256, dtype=torch.uint8))
+    table = images.mask_to_uint8(((levels - low) / (high - low)).clamp(0.0, 1.0)).numpy()
+    stretched = torch.from_numpy(table[inversion.mask.ood.numpy()])  # bytes to bytes: no float copy
+    return replace(inversion, mask=replace(inversion.mask, ood=stretched))

@@ -1,0 +1,20 @@
+"""Media files: probing, decoding, encoding, and where the shots are."""
+
+from vidinvert.media.codecs import has_encoder
+from vidinvert.media.decode import decode
+from vidinvert.media.encode import VideoWriter, copy_clip
+from vidinvert.media.overlap import read_ahead
+from vidinvert.media.probe import probe
+from vidinvert.media.shots import ShotDetector
+from vidinvert.media.targets import check_target
+
+__all__ = [
+    "ShotDetector",
+    "VideoWriter",
+    "check_target",
+    "copy_clip",
+    "decode",
+    "has_encoder",
+    "probe",
+    "read_ahead",
+]

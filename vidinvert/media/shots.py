@@ -1,0 +1,88 @@
+"""Find the cuts of a clip while its frames pass by."""
+
+from itertools import pairwise
+
+import cv2
+import numpy as np
+
+from stabilizers import Interval
+from vidinvert.types import FrameBatch, UInt8Array
+
+_LONG_SIDE = 256  # pixels; cuts are as plain in a small picture
+_WINDOW = 2  # frames before and after that a change is compared with
+_MIN_FRAMES = 3  # a flash is no shot
+
+
+class ShotDetector:
+    """Collect frames and tell where the shots are: PySceneDetect's adaptive detector, streaming.
+
+    A cut is a change of hue, saturation and lightness that is at least 15 of 255 levels, and three
+    times that of the frames around it: a fast movement is no cut. No frame is kept.
+
+    Example:
+        >>> detector = ShotDetector()
+        >>> frames = np.repeat(np.uint8([20, 220]), 10)[:, None, None, None]
+        >>> frames = np.tile(frames, (1, 16, 16, 3))
+        >>> detector.add(FrameBatch(frames=frames, indices=np.arange(20)))
+        >>> detector.shots(20)
+        (Interval(start=0, stop=10), Interval(start=10, stop=20))
+    """
+
+    def __init__(self) -> None:
+        # Imported here: it takes half a second, and most of the room has no use for it.
+        from scenedetect import FrameTimecode
+        from scenedetect.detectors import AdaptiveDetector
+
+        self._timecode = FrameTimecode
+        self._detector = AdaptiveDetector(window_width=_WINDOW, min_scene_len=_MIN_FRAMES)
+        self._offset = 0  # index of the frame that the detector counts as 0
+        self._looked_at = 0
+        self._last: UInt8Array | None = None
+        self._cuts: set[int] = set()
+
+    def add(self, batch: FrameBatch) -> None:
+        """Look at the next frames.
+
+        Raises:
+            ValueError: they do not follow the ones before.
+        """
+        for index, frame in zip(batch.indices.tolist(), batch.frames, strict=True):
+            picture = _small(frame)
+            if self._looked_at == 0:
+                self._offset = index - _WINDOW
+                for _ in range(_WINDOW):  # so that the first frames have something before them
+                    self._look(picture)
+            due = self._offset + self._looked_at
+            if index != due:
+                raise ValueError(f"frame {index} was given, expected frame {due}: add all in order")
+            self._look(picture)
+            self._last = picture
+
+    def _look(self, picture: UInt8Array) -> None:
+        # The rate is arbitrary: only numbers of frames are compared.
+        cuts = self._detector.process_frame(self._timecode(self._looked_at, fps=25.0), picture)
+        self._cuts.update(self._offset + cut.frame_num for cut in cuts)
+        self._looked_at += 1
+
+    def shots(self, frame_count: int) -> tuple[Interval, ...]:
+        """Return the shots, which cover [0, frame_count) without a gap; no more frames follow.
+
+        Args:
+            frame_count: frames of the clip, of which the ones outside what was added have no cuts.
+        """
+        if self._last is not None:
+            for _ in range(_WINDOW):  # so that the last frames have something after them
+                self._look(self._last)
+            self._last = None
+        inside = sorted(cut for cut in self._cuts if 0 < cut < frame_count)
+        edges = [0, *inside, frame_count]
+        return tuple(Interval(start, stop) for start, stop in pairwise(edges))
+
+
+def _small(frame: UInt8Array) -> UInt8Array:
+    """Shrink RGB (H, W, 3) to a small BGR picture, as PySceneDetect takes it."""
+    height, width = frame.shape[:2]
+    scale = min(1.0, _LONG_SIDE / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(np.ascontiguousarray(frame), size, interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(small[..., ::-1], dtype=np.uint8)

@@ -1,0 +1,79 @@
+"""SAMM on our own packs: an eigen-latent generator and the decoder of a small autoencoder."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vidinvert.checkpoints import fill_module, load_part, select
+from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
+from vidinvert.networks.eigen import EigenGenerator
+from vidinvert.networks.eigen_samm import align_decoder, eigen_samm
+from vidinvert.networks.ops import prepare, set_precision
+from vidinvert.networks.samm import SAMM, combine_masks
+from vidinvert.types import Embedding, FacePack, Synthesis
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EigenSamm:
+    """See the module; implements `vidinvert.methods.Method`."""
+
+    crop_size: int
+    style_count: int
+    style_width: int
+    encoder: FaceEncoder
+    decoder: FaceDecoder
+    generator: EigenGenerator
+    samm: SAMM
+    dtype: torch.dtype
+
+    def embed(self, crops: Tensor) -> Embedding:
+        """Find the codes and the encoder's maps (coarse to fine) of crops (N, 3, R, R)."""
+        crops = crops.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        latents, features = self.encoder(crops)
+        return Embedding(w_plus=self.generator.basis.codes(latents), features=features)
+
+    def synthesise(self, embedding: Embedding, w_plus: Tensor) -> Synthesis:
+        """Render codes (N, L, D), aligned to the embedded crops."""
+        latents = self.generator(w_plus).latents.to(self.dtype)
+        aligned = align_decoder(self.decoder, self.samm, latents, embedding.features)
+        image = self.decoder.stage_image(self.decoder.stage_half(aligned.features))
+        return Synthesis(
+            image=image.float(),
+            ood=combine_masks(aligned.fields, size=self.crop_size),
+            flows=tuple(field.flow for field in aligned.fields),
+        )
+
+    def generate(self, w_plus: Tensor) -> Tensor:
+        """Render codes (N, L, D) without a source."""
+        return self.decoder(self.generator(w_plus).latents.to(self.dtype)).float()
+
+
+def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenSamm:
+    """Load a pack of kind eigen: files `autoencoder`, `generator` and `samm`."""
+    components = [int(count) for count in pack.settings["components"]]
+    encoder, decoder = FaceEncoder(), FaceDecoder()
+    generator = EigenGenerator(components, style_width=pack.style_width)
+    samm = eigen_samm(crop_size=pack.crop_size)
+    autoencoder = load_part(pack, "autoencoder")
+    for module, part, state in (
+        (encoder, "autoencoder", select(autoencoder, "encoder.")),
+        (decoder, "autoencoder", select(autoencoder, "decoder.")),
+        (generator, "generator", load_part(pack, "generator")),
+        (samm, "samm", load_part(pack, "samm")),
+    ):
+        full = {name: tensor.float() for name, tensor in state.items()}
+        fill_module(module, full, source=str(pack.files[part].path))
+        module.to(device)
+        set_precision(module, dtype)
+        prepare(module)
+    return EigenSamm(
+        crop_size=pack.crop_size,
+        style_count=pack.style_count,
+        style_width=pack.style_width,
+        encoder=encoder,
+        decoder=decoder,
+        generator=generator,
+        samm=samm,
+        dtype=dtype,
+    )

@@ -1,0 +1,202 @@
+"""The generator of our own small packs: codes are principal components of an autoencoder's latents.
+
+The latent map (32 channels, 32 x 32 cells at 256 px) is split into Laplacian bands of 4, 8, 16 and
+32 cells; each band's principal components, whitened, are one style vector. The encoder from latents
+to codes is therefore closed form, the codes are near Gaussian by construction, and the inverse
+transform ("trunk") is a linear generator. A style generator with StyleGAN2's modulated convolutions
+(Karras et al., CVPR 2020) refines the trunk, coarse to fine.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidinvert.networks.ops import ModulatedConv2d, leaky_relu
+
+LEVEL_CELLS = (4, 8, 16, 32)
+REFINER_WIDTHS = (256, 256, 160, 96)
+STYLE_START = 0.2  # the styles' deviation at the start, around 1
+RESIDUAL_START = 0.05  # the refiner's outputs at the start
+
+
+def split_bands(latents: Tensor) -> list[Tensor]:
+    """Split (N, C, 32, 32) into Laplacian bands of 4, 8, 16 and 32 cells, coarse first."""
+    pyramid = [latents]
+    for _ in LEVEL_CELLS[1:]:
+        pyramid.append(F.avg_pool2d(pyramid[-1], 2))
+    coarse_first = pyramid[::-1]
+    bands = [coarse_first[0]]
+    for lower, upper in pairwise(coarse_first):
+        bands.append(upper - upsample(lower))
+    return bands
+
+
+def merge_bands(bands: Sequence[Tensor]) -> list[Tensor]:
+    """Return the running sum after each band: maps of 4, 8, 16 and 32 cells; the last is whole."""
+    sums = [bands[0]]
+    for band in bands[1:]:
+        sums.append(upsample(sums[-1]) + band)
+    return sums
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Double the size bilinearly: (N, C, h, w) -> (N, C, 2h, 2w)."""
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class EigenBasis(nn.Module):
+    """Whitened principal components of each band; frozen after `training.codes` fitted them.
+
+    `mean_l` (d_l,), `basis_l` (K_l, d_l) orthonormal rows, `sigma_l` (K_l,). Codes have D columns;
+    a level with K_l < D components leaves the rest at zero.
+    """
+
+    def __init__(
+        self, components: Sequence[int], *, channels: int = 32, style_width: int = 512
+    ) -> None:
+        super().__init__()
+        self.components = tuple(components)
+        self.channels = channels
+        self.style_width = style_width
+        for level, (cells, count) in enumerate(zip(LEVEL_CELLS, components, strict=True)):
+            size = channels * cells * cells
+            self.register_buffer(f"mean_{level}", torch.zeros(size))
+            self.register_buffer(f"basis_{level}", torch.zeros(count, size))
+            self.register_buffer(f"sigma_{level}", torch.ones(count))
+
+    def level(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return mean, basis and sigma of one level in float32."""
+        names = (f"mean_{level}", f"basis_{level}", f"sigma_{level}")
+        mean, basis, sigma = (self.get_buffer(name).float() for name in names)
+        return mean, basis, sigma
+
+    def codes(self, latents: Tensor) -> Tensor:
+        """Project latents (N, 32, 32, 32) to w_plus (N, 4, D), about unit variance."""
+        rows = []
+        for level, band in enumerate(split_bands(latents.float())):
+            mean, basis, sigma = self.level(level)
+            row = (band.flatten(1) - mean) @ basis.T / sigma  # (N, K_l)
+            rows.append(F.pad(row, (0, self.style_width - row.shape[1])))
+        return torch.stack(rows, dim=1)
+
+    def bands(self, w_plus: Tensor) -> list[Tensor]:
+        """Turn w_plus (N, 4, D) back into bands of 4, 8, 16 and 32 cells."""
+        bands = []
+        for level, cells in enumerate(LEVEL_CELLS):
+            mean, basis, sigma = self.level(level)
+            flat = (w_plus[:, level, : basis.shape[0]].float() * sigma) @ basis + mean
+            bands.append(flat.view(-1, self.channels, cells, cells))
+        return bands
+
+
+class StyledConv(nn.Module):
+    """A modulated convolution with a bias."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        style_width: int,
+        *,
+        kernel: int = 3,
+        demodulate: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = ModulatedConv2d(
+            inputs, outputs, kernel, style_width=style_width, demodulate=demodulate
+        )
+        with torch.no_grad():  # codes have unit variance in up to 512 columns: start gently
+            self.conv.modulation.weight.mul_(STYLE_START)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor, w: Tensor, added: Tensor | None = None) -> Tensor:
+        """(N, Cin, h, w), codes (N, D) -> (N, Cout, h, w); `added` joins before the activation."""
+        x = self.conv(x, w) + self.bias[:, None, None]
+        return x if added is None else (x + added) * 0.5**0.5
+
+
+class EigenSynthesis(NamedTuple):
+    """`latents` (N, 32, 32, 32) and the refiner's last features (N, 96, 32, 32)."""
+
+    latents: Tensor
+    features: Tensor
+
+
+class EigenGenerator(nn.Module):
+    """w_plus (N, 4, D) -> latents (N, 32, 32, 32): a linear trunk and a style-based refiner.
+
+    1.3 GFLOP.
+    """
+
+    def __init__(
+        self, components: Sequence[int], *, channels: int = 32, style_width: int = 512
+    ) -> None:
+        super().__init__()
+        self.basis = EigenBasis(components, channels=channels, style_width=style_width)
+        self.inputs = nn.ModuleList()
+        self.first = nn.ModuleList()
+        self.second = nn.ModuleList()
+        self.outputs = nn.ModuleList()
+        previous = REFINER_WIDTHS[0]
+        for width in REFINER_WIDTHS:
+            self.inputs.append(nn.Conv2d(2 * channels, width, 1))
+            self.first.append(StyledConv(previous, width, style_width))
+            self.second.append(StyledConv(width, width, style_width))
+            output = StyledConv(width, channels, style_width, kernel=1, demodulate=False)
+            with torch.no_grad():
+                output.conv.weight.mul_(RESIDUAL_START)
+            self.outputs.append(output)
+            previous = width
+
+    def forward(self, w_plus: Tensor) -> EigenSynthesis:
+        """Render codes (N, 4, D)."""
+        bands = self.basis.bands(w_plus)
+        sums = merge_bands(bands)
+        dtype = next(self.inputs.parameters()).dtype  # the bases stay in float32
+        features: Tensor | None = None
+        residual: Tensor | None = None
+        for level, (band, trunk) in enumerate(zip(bands, sums, strict=True)):
+            w = w_plus[:, level]
+            given = self.inputs[level](torch.cat([trunk, band], dim=1).to(dtype))
+            x = leaky_relu(given) if features is None else upsample(features)
+            x = leaky_relu(self.first[level](x, w, given))
+            x = leaky_relu(self.second[level](x, w))
+            skip = self.outputs[level](x, w).float()
+            residual = skip if residual is None else upsample(residual) + skip
+            features = x
+        assert features is not None
+        assert residual is not None
+        return EigenSynthesis(sums[-1] + residual, features)
+
+
+class LatentDiscriminator(nn.Module):
+    """Judges latent maps (N, 32, 32, 32): one logit a picture and one a patch of 8 x 8 cells."""
+
+    def __init__(self, *, channels: int = 32) -> None:
+        super().__init__()
+        widths = (64, 128, 192, 192)
+        self.stem = nn.Conv2d(channels, widths[0], 3, padding=1)
+        self.down = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths)
+        )
+        self.patch = nn.Conv2d(widths[2], 1, 1)
+        self.last = nn.Conv2d(widths[3] + 1, widths[3], 3, padding=1)
+        self.head = nn.Linear(widths[3] * 16, 1)
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits (N,) and patch logits (N, 1, 8, 8)."""
+        x = F.leaky_relu(self.stem(latents), 0.2)
+        patches: Tensor | None = None
+        for index, layer in enumerate(self.down):
+            x = F.leaky_relu(layer(x), 0.2)
+            if index == 1:
+                patches = self.patch(x)
+        spread = x.std(dim=0, correction=0).mean() if len(x) > 1 else x.new_zeros(())
+        x = torch.cat([x, spread.expand(len(x), 1, *x.shape[2:])], dim=1)
+        x = F.leaky_relu(self.last(x), 0.2)
+        assert patches is not None
+        return self.head(x.flatten(1)).squeeze(1), patches

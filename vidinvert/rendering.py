@@ -1,0 +1,266 @@
+"""Edited codes to edited frames: synthesise, composite in the crop, paste into the frame."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vidinvert import images
+from vidinvert.errors import EncodeError, PlanError
+from vidinvert.faces import crop_batch
+from vidinvert.geometry import (
+    blur,
+    compose,
+    crop_frame,
+    displace,
+    invert_similarity,
+    optical_flow,
+    paste_window,
+    quad_from_crop,
+    resample,
+)
+from vidinvert.methods import Method
+from vidinvert.types import Alignment, FrameBatch, Inversion, Latents, RenderPlan
+
+FLOW_BLUR = 3 / 256  # of the crop's side: the flow's smoothing in space
+TRUSTED_ERROR = 20.0  # grey levels between source and inversion at which trust falls to 1 / e
+STILL = 1 / 64  # pixels: what moves less stays exactly where it is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EditedFace:
+    """All that is needed to render one track.
+
+    `strength` (T,): sum of the absolute edit strengths at each of the track's frames; frames where
+    it is 0 are left alone unless the composite is `generated`.
+    """
+
+    alignment: Alignment
+    inversion: Inversion
+    edited: Latents
+    strength: NDArray[np.float64]
+
+
+def render(
+    frames: Iterable[FrameBatch],
+    faces: list[EditedFace],
+    method: Method,
+    plan: RenderPlan,
+    *,
+    device: torch.device | str = "cpu",
+) -> Iterator[FrameBatch]:
+    """Yield the clip's frames with the faces edited; frames without a face pass through.
+
+    Raises:
+        PlanError: the plan asks for a seam that is not built in.
+    """
+    if plan.seam != "feather":
+        raise PlanError(f"The seam {plan.seam!r} is not available, expected feather.")
+    feather = feather_mask(method.crop_size, plan.feather).to(device)
+    for batch in frames:
+        output = batch.frames
+        for face in faces:
+            output = _render_face(
+                replace(batch, frames=output), face, method, plan, feather, device
+            )
+        yield replace(batch, frames=output)
+
+
+@torch.inference_mode()
+def _render_face(
+    batch: FrameBatch,
+    face: EditedFace,
+    method: Method,
+    plan: RenderPlan,
+    feather: Tensor,
+    device: torch.device | str,
+) -> NDArray[np.uint8]:
+    positions = np.flatnonzero(np.isin(face.alignment.indices, batch.indices))
+    if plan.composite != "generated":
+        positions = positions[face.strength[positions] > 0]
+    if len(positions) == 0:
+        return batch.frames
+    before = face.inversion.latents.w_plus[positions].to(device)
+    after = face.edited.w_plus[positions].to(device)
+    ood = images.mask_to_float(face.inversion.mask.ood[positions].to(device))
+    size = (method.crop_size, method.crop_size)
+    visible = (1.0 - images.resize(ood, size)) * feather  # (K, 1, R, R)
+    output = batch.frames.copy()
+    offsets = np.searchsorted(batch.indices, face.alignment.indices[positions])
+    matrices = face.alignment.crop_from_frame[positions]
+    if plan.composite == "warped":
+        shares = _channels_last(visible)
+        pair = [images.to_uint8(method.generate(codes)) for codes in (before, after)]
+        crops = [crop_frame(output[offsets[k]], matrices[k], size[0]) for k in range(len(offsets))]
+        for k, offset in enumerate(offsets):
+            flow, rest = split_change(pair[0][k], pair[1][k], shares[k], crops[k])
+            paste_warped(output[offset], flow, rest, matrices[k])
+        return output
+    if plan.composite == "residual":
+        change = method.generate(after) - method.generate(before)
+        layers = visible * change * 127.5  # (K, 3, R, R) grey levels to add
+    else:
+        _, crops = crop_batch(batch, face.alignment)
+        embedding = method.embed(crops.to(device))
+        image = method.synthesise(embedding, after).image
+        layers = torch.cat([visible * (image + 1.0) * 127.5, visible], dim=1)  # (K, 4, R, R)
+    painted = _channels_last(layers)
+    for k, offset in enumerate(offsets):
+        paste(output[offset], painted[k], matrices[k])
+    return output
+
+
+def _channels_last(layers: Tensor) -> NDArray[np.float32]:
+    """(K, C, R, R) -> float32 (K, R, R, C) on the CPU."""
+    return layers.float().permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def split_change(
+    before: NDArray[np.uint8],
+    after: NDArray[np.uint8],
+    share: NDArray[np.float32],
+    source: NDArray[np.uint8],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Split what an edit changes in a generated face into motion and what motion cannot explain.
+
+    Moving the source's own pixels keeps their detail, and does not leave the old mouth or contour
+    behind the new one, as adding the whole change would.
+
+    Args:
+        before: (R, R, 3) the generator's picture, unedited.
+        after: (R, R, 3) the same, edited.
+        share: (R, R, 1) in [0, 1], how far the edit shall be visible.
+        source: (R, R, 3) the crop itself; where the unedited picture is far from it, what remains
+            after moving belongs to another mouth or brow and is faded out.
+
+    Returns:
+        The flow (R, R, 2) in crop pixels: edited(p) comes from unedited(p + flow(p)); and the rest
+        (R, R, 3) in grey levels, to be added after moving.
+    """
+    sigma = FLOW_BLUR * before.shape[0]
+    flow = (
+        blur(optical_flow(after, before), sigma=sigma) * blur(share[..., 0], sigma=sigma)[..., None]
+    )
+    # Nothing moves on the crop's border or inside what is kept.
+    flow = np.multiply(flow, share, dtype=np.float32)
+    moved = displace(before.astype(np.float32), flow)
+    error = np.abs(before.astype(np.float32) - source).mean(axis=2)
+    trust = np.exp(-np.square(blur(error, sigma=2 * sigma) / np.float32(TRUSTED_ERROR)))[..., None]
+    rest = share * displace(trust, flow).reshape(trust.shape) * (after - moved)
+    return flow, np.asarray(rest, np.float32)
+
+
+def feather_mask(size: int, feather: float) -> Tensor:
+    """Return (1, 1, size, size) in [0, 1]: 0 on the crop's border, 1 further in than `feather`."""
+    steps = torch.arange(size, dtype=torch.float32)
+    ramp = (torch.minimum(steps, steps.flip(0)) / (size * feather)).clamp(0.0, 1.0)
+    ramp = ramp * ramp * (3.0 - 2.0 * ramp)
+    return (ramp[:, None] * ramp[None, :])[None, None]
+
+
+def paste(
+    frame: NDArray[np.uint8], layers: NDArray[np.float32], crop_from_frame: NDArray[np.float64]
+) -> None:
+    """Paint a crop into a frame (H, W, 3), in place.
+
+    Args:
+        frame: changed within the crop's quad only; where the layers are 0 it stays bit for bit.
+        layers: (R, R, 3) grey levels to add; with a fourth channel, the share of the frame that
+            they replace: frame * (1 - share) + levels.
+        crop_from_frame: (2, 3) where the crop was taken from.
+    """
+    window = _find_window(frame, layers.shape[0], crop_from_frame)
+    if window is None:
+        return
+    region, _, window_from_crop = window
+    placed = resample(layers, window_from_crop, (region.shape[0], region.shape[1]))
+    painted = placed[..., :3] + (region if layers.shape[2] == 3 else region * (1 - placed[..., 3:]))
+    region[...] = np.clip(np.rint(painted), 0, 255).astype(np.uint8)
+
+
+def paste_warped(
+    frame: NDArray[np.uint8],
+    flow: NDArray[np.float32],
+    rest: NDArray[np.float32],
+    crop_from_frame: NDArray[np.float64],
+) -> None:
+    """Move a frame's pixels (H, W, 3) along a crop's flow and add the rest, in place.
+
+    Args:
+        frame: changed within the crop's quad only; where nothing moves or is added it stays.
+        flow: (R, R, 2) in crop pixels, as from `split_change`.
+        rest: (R, R, 3) grey levels to add after moving.
+        crop_from_frame: (2, 3) where the crop was taken from.
+    """
+    window = _find_window(frame, flow.shape[0], crop_from_frame)
+    if window is None:
+        return
+    region, corner_xy, window_from_crop = window
+    size_hw = (region.shape[0], region.shape[1])
+    turned = flow @ window_from_crop[:, :2].T.astype(np.float32)  # in frame pixels
+    placed_flow = resample(turned, window_from_crop, size_hw)
+    moves = np.abs(placed_flow).max(axis=2, keepdims=True) >= STILL
+    moved = displace(frame, placed_flow, corner_xy=corner_xy, interpolation="cubic")
+    painted = np.where(moves, moved, region) + resample(rest, window_from_crop, size_hw)
+    region[...] = np.clip(np.rint(painted), 0, 255).astype(np.uint8)
+
+
+def _find_window(
+    frame: NDArray[np.uint8], size: int, crop_from_frame: NDArray[np.float64]
+) -> tuple[NDArray[np.uint8], tuple[int, int], NDArray[np.float64]] | None:
+    """Return the part of a frame that a crop touches, its corner, and window_from_crop; or None."""
+    quad = quad_from_crop(crop_from_frame, size)
+    window = paste_window(quad, (frame.shape[0], frame.shape[1]))
+    if window is None:
+        return None
+    left, top, right, bottom = window
+    window_from_frame = np.array([[1.0, 0.0, -left], [0.0, 1.0, -top]])
+    window_from_crop = compose(window_from_frame, invert_similarity(crop_from_frame))
+    return frame[top:bottom, left:right], (left, top), window_from_crop
+
+
+def mask_in_frame(faces: Sequence[EditedFace], index: int, size_hw: tuple[int, int]) -> Tensor:
+    """Return the mask of one frame in frame geometry: float (H, W) in [0, 1], 1 = kept.
+
+    Everything outside the faces' crops is kept.
+    """
+    kept = torch.ones(size_hw)
+    for face in faces:
+        position = int(np.searchsorted(face.alignment.indices, index))
+        if position == len(face.alignment.indices) or face.alignment.indices[position] != index:
+            continue
+        size = face.alignment.crop_size
+        ood = images.mask_to_float(face.inversion.mask.ood[position : position + 1])
+        shown = 1.0 - images.resize(ood, (size, size))[0, 0].numpy()  # (R, R)
+        frame_from_crop = invert_similarity(face.alignment.crop_from_frame[position])
+        placed = resample(shown[..., None].astype(np.float32), frame_from_crop, size_hw)[..., 0]
+        kept = torch.minimum(kept, 1.0 - torch.from_numpy(placed).clamp(0.0, 1.0))
+    return kept
+
+
+def make_mask_directory(directory: Path, *, overwrite: bool) -> None:
+    """Make the folder for masks.
+
+    Raises:
+        EncodeError: it exists and is not an empty folder, or its parent is not there.
+    """
+    occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
+    if occupied and not overwrite:
+        raise EncodeError(
+            f"{directory} exists and is not an empty folder, expected a new one for the masks; "
+            "choose another, or allow its files to be replaced with --force"
+        )
+    if not directory.parent.is_dir() or (directory.exists() and not directory.is_dir()):
+        raise EncodeError(f"{directory} cannot be made a folder for masks; choose another place")
+    directory.mkdir(exist_ok=True)
+
+
+def write_masks(directory: Path, batch: FrameBatch, faces: Sequence[EditedFace]) -> None:
+    """Write a batch's masks as 8-bit PNG named by frame number; white = the source is kept."""
+    for index, frame in zip(batch.indices.tolist(), batch.frames, strict=True):
+        kept = mask_in_frame(faces, index, (frame.shape[0], frame.shape[1]))
+        images.write_png(directory / f"{index:06d}.png", images.mask_to_uint8(kept).numpy())

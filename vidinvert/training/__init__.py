@@ -1,0 +1,1 @@
+"""How the shipped packs are made: data, losses, one loop, and a recipe per trained thing."""

@@ -1,0 +1,206 @@
+"""Fit edit directions: least squares of the codes on standardised attributes, all of them at once.
+
+Because the regression is joint, a direction holds the other attributes fixed, and light and colours
+too, which are regressors without a direction of their own. 1.0 is one standard deviation over the
+set.
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vidinvert.faces.landmarks import MIRRORED, LandmarkNetwork, expression_measures
+from vidinvert.training.data import FaceSet
+from vidinvert.types import LatentDirection
+
+Float64Array = NDArray[np.float64]
+
+LANDMARK_ATTRIBUTES = ("smile", "mouth_open", "eyes_open", "yaw")
+RATED_ATTRIBUTES = ("age", "gender", "weight", "long_haired")
+RIDGE = 0.02  # of the samples' number: the ridge on codes when a rating is predicted from them
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FittedDirection:
+    """A direction, and how well its attribute is read out of the codes linearly, on held-out faces.
+
+    `correlation`: between the attribute and that read-out.
+    """
+
+    direction: LatentDirection
+    correlation: float
+
+
+def find_landmarks(
+    faces: FaceSet, rows: NDArray[np.int64], network: LandmarkNetwork
+) -> Float64Array:
+    """Return (len(rows), 68, 2) landmarks of the pictures, in their pixels."""
+    points = [
+        network(np.asarray(faces.images[rows[start : start + 16]]))
+        for start in range(0, len(rows), 16)
+    ]
+    return np.concatenate(points)
+
+
+def measure_faces(
+    faces: FaceSet, rows: NDArray[np.int64], landmarks: Float64Array
+) -> dict[str, Float64Array]:
+    """Measure `LANDMARK_ATTRIBUTES` and the nuisances (light, colours) of pictures and mirrors.
+
+    Returns:
+        (2 * len(rows),) values by name: all pictures, then all their mirror images.
+    """
+    side = faces.images.shape[1]
+    mirrored = landmarks[:, MIRRORED] * np.array([-1.0, 1.0]) + np.array([side - 1.0, 0.0])
+    both = np.concatenate([landmarks, mirrored])
+    values = {**expression_measures(both), **_placement(both)}
+    chunks: list[dict[str, Float64Array]] = []
+    for flip in (False, True):
+        for start in range(0, len(rows), 64):
+            images = np.asarray(faces.images[rows[start : start + 64]])
+            chunks.append(_light(images[:, :, ::-1] if flip else images))
+    light = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
+    return {**values, **light}
+
+
+def _placement(landmarks: Float64Array) -> dict[str, Float64Array]:
+    """Where and how large the face lies in the crop.
+
+    The crop is placed by eyes and mouth, so a smile, which lifts the mouth's corners, makes the
+    whole face larger in it. Held fixed, the directions leave nose and head at their size.
+    """
+    left, right = landmarks[:, 36:42].mean(axis=1), landmarks[:, 42:48].mean(axis=1)
+    middle = (left + right) / 2
+    nose = landmarks[:, 30] - middle
+    return {
+        "eye_distance": np.linalg.norm(right - left, axis=1),
+        "eye_x": middle[:, 0],
+        "eye_y": middle[:, 1],
+        "roll": np.arctan2(right[:, 1] - left[:, 1], right[:, 0] - left[:, 0]),
+        "nose_drop": nose[:, 1],
+    }
+
+
+def _light(images: NDArray[np.uint8]) -> dict[str, Float64Array]:
+    """Brightness and warmth of the face and of the upper corners (the background)."""
+    side = images.shape[1]
+    face = images[:, side * 3 // 8 : side * 3 // 4, side * 3 // 8 : side * 5 // 8]
+    corner = side // 5
+    corners = np.concatenate([images[:, :corner, :corner], images[:, :corner, -corner:]], axis=2)
+    values: dict[str, Float64Array] = {}
+    for name, region in (("face", face), ("back", corners)):
+        mean = region.reshape(len(images), -1, 3).mean(axis=1) / 255.0  # (N, 3)
+        values[f"{name}_light"] = mean.mean(axis=1)
+        values[f"{name}_warmth"] = mean[:, 0] - mean[:, 2]
+        values[f"{name}_green"] = mean[:, 1] - mean.mean(axis=1)
+    left = images[:, side // 3 : side * 2 // 3, side // 4 : side // 2].mean(axis=(1, 2, 3))
+    right = images[:, side // 3 : side * 2 // 3, side // 2 : side * 3 // 4].mean(axis=(1, 2, 3))
+    values["side_light"] = (right - left) / 255.0
+    return values
+
+
+def read_ratings(path: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Read mean ratings by file name, each attribute in 0..100."""
+    with path.open(newline="", encoding="utf-8") as stream:
+        return {
+            row["file"]: {name: float(row[name]) for name in names}
+            for row in csv.DictReader(stream)
+        }
+
+
+def predict_ratings(
+    codes: Float64Array,
+    faces: FaceSet,
+    rows: NDArray[np.int64],
+    ratings: Mapping[str, Mapping[str, float]],
+    name: str,
+) -> tuple[Float64Array, float]:
+    """Spread a rating from the rated set to all pictures by ridge regression on their codes.
+
+    Args:
+        codes: (V * len(rows), K): every version (original, mirrored, ...) of every row.
+        faces: the set; ratings are found by its file names, those of the set `omi`.
+        rows: the pictures that the codes are of.
+        ratings: by file name within that set, then by attribute.
+        name: of the attribute.
+
+    Returns:
+        One value a row of `codes`, and the correlation on a held-out fifth of the rated pictures.
+    """
+    files = [faces.files[row] for row in rows]
+    rated = [i for i, file in enumerate(files) if file.startswith("omi/") and file[4:] in ratings]
+    values = np.array([ratings[files[i][4:]][name] for i in rated])
+    versions = len(codes) // len(rows)
+    held = np.arange(len(rated)) % 5 == 0
+    index = np.array(rated)
+
+    def fit(chosen: NDArray[np.bool_]) -> tuple[Float64Array, float]:
+        inputs = np.concatenate([codes[v * len(rows) + index[chosen]] for v in range(versions)])
+        targets = np.tile(values[chosen] - values.mean(), versions)
+        gram = inputs.T @ inputs + RIDGE * len(inputs) * np.eye(inputs.shape[1])
+        return _solve(gram, inputs.T @ targets), float(values.mean())
+
+    weights, mean = fit(~held)
+    predicted = codes[index[held]] @ weights + mean
+    correlation = float(np.corrcoef(predicted, values[held])[0, 1])
+    weights, mean = fit(np.ones(len(rated), bool))
+    return codes @ weights + mean, correlation
+
+
+def fit_directions(
+    codes: Float64Array,
+    attributes: Mapping[str, Float64Array],
+    names: Sequence[str],
+    *,
+    shape: tuple[int, int],
+    source: str,
+    groups: NDArray[np.int64],
+) -> dict[str, FittedDirection]:
+    """Regress codes (M, L * D) on all `attributes` at once and keep the directions in `names`.
+
+    `groups`: which picture each sample is a version of; the correlation is measured on a fifth of
+    the pictures, by projecting their codes on a read-out fitted on the others.
+    """
+    order = list(attributes)
+    values = np.stack([attributes[name] for name in order], axis=1)
+    standard = (values - values.mean(axis=0)) / values.std(axis=0)
+    held = groups % 5 == 0
+    coefficients = _least_squares(standard, codes)
+    fitted: dict[str, FittedDirection] = {}
+    for name in names:
+        column = order.index(name)
+        vector = coefficients[column].reshape(shape).astype(np.float32)
+        correlation = _read_out(codes, standard[:, column], held)
+        fitted[name] = FittedDirection(
+            direction=LatentDirection(
+                name=name,
+                vector=torch.from_numpy(vector),
+                layers=tuple(range(shape[0])),
+                unit="1.0 = one standard deviation over the training faces",
+                source=source,
+            ),
+            correlation=correlation,
+        )
+    return fitted
+
+
+def _least_squares(standard: Float64Array, codes: Float64Array) -> Float64Array:
+    inputs = np.concatenate([standard, np.ones((len(standard), 1))], axis=1)
+    gram = inputs.T @ inputs + 1e-3 * len(inputs) * np.eye(inputs.shape[1])
+    return _solve(gram, inputs.T @ codes)[:-1]
+
+
+def _read_out(codes: Float64Array, target: Float64Array, held: NDArray[np.bool_]) -> float:
+    inputs = codes[~held]
+    gram = inputs.T @ inputs + RIDGE * len(inputs) * np.eye(inputs.shape[1])
+    weights = _solve(gram, inputs.T @ target[~held])
+    return float(np.corrcoef(codes[held] @ weights, target[held])[0, 1])
+
+
+def _solve(gram: Float64Array, right: Float64Array) -> Float64Array:
+    return np.asarray(np.linalg.solve(gram, right), np.float64)

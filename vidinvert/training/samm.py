@@ -1,0 +1,205 @@
+"""Train SAMM on a frozen pack: masks of what the generator cannot explain, and small flows.
+
+The losses are those of the paper's code (methods.md, 1.7) on the blend
+A * source + (1 - A) * G: pixel, perceptual, and per mask its distance from 0 and 1 and its area
+above a limit. Since half of the faces carry something planted by us, two more are known exactly:
+the planted thing must be masked, and the face, where nothing covers it, must not be.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vidinvert import images as pictures
+from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
+from vidinvert.networks.eigen import EigenGenerator
+from vidinvert.networks.eigen_samm import align_decoder, eigen_samm
+from vidinvert.networks.samm import SAMM, combine_masks
+from vidinvert.networks.squeezenet import SqueezeFeatures
+from vidinvert.training.data import FaceSet, generator_at, jitter, sampling_weights
+from vidinvert.training.loop import channels_last, tile
+from vidinvert.training.occluders import plant
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SammSettings:
+    """Weights of the losses.
+
+    Attributes:
+        learning_rate: Adam's.
+        planted_share: share of the pictures that carry a planted thing.
+        pixel_weight: of the mean squared error of the blend.
+        perceptual_weight: of the SqueezeNet distance of the blend, on a quarter of the batch.
+        binary_weight: of mean(min(m, 1 - m)) of every mask.
+        area_weight: of max(0, mean(m) - area_limit) of every mask.
+        area_limit: share of the picture that may be masked for nothing.
+        planted_weight: of the cross entropy on the planted thing.
+        face_weight: of the cross entropy on the uncovered face.
+    """
+
+    learning_rate: float = 1e-3
+    planted_share: float = 0.6
+    pixel_weight: float = 2.0
+    perceptual_weight: float = 0.15
+    binary_weight: float = 0.1
+    area_weight: float = 1.0
+    area_limit: float = 0.30
+    planted_weight: float = 1.0
+    face_weight: float = 1.0
+
+
+def face_prior(size: int) -> Tensor:
+    """(1, 1, size, size) in [0, 1]: 1 on the inner face of an FFHQ crop: brows to chin."""
+    axis = (torch.arange(size) + 0.5) / size
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    radius = torch.sqrt(((x - 0.5) / 0.25) ** 2 + ((y - 0.58) / 0.31) ** 2)
+    return ((1.15 - radius) / 0.3).clamp(0, 1)[None, None]
+
+
+class SammRecipe:
+    """See the module; implements `vidinvert.training.loop.Recipe`."""
+
+    def __init__(
+        self,
+        faces: FaceSet,
+        encoder: FaceEncoder,
+        decoder: FaceDecoder,
+        generator: EigenGenerator,
+        perceptual: SqueezeFeatures,
+        *,
+        settings: SammSettings | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.settings = settings or SammSettings()
+        torch.manual_seed(seed)
+        size = faces.images.shape[1]
+        samm = channels_last(eigen_samm(crop_size=size))
+        self.modules: dict[str, nn.Module] = {"samm": samm}
+        self.averaged: dict[str, nn.Module] = {"samm": copy.deepcopy(samm)}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {
+            "samm": torch.optim.Adam(samm.parameters(), self.settings.learning_rate, (0.5, 0.99))
+        }
+        self._faces, self._encoder, self._decoder = faces, encoder, decoder
+        self._generator, self._perceptual, self._seed = generator, perceptual, seed
+        self._rows = faces.rows("train")
+        self._weights = sampling_weights(faces, self._rows)
+        self._validation = faces.rows("val")
+        self._face = face_prior(size)
+
+    def step(self, images_seen: int, batch_size: int, share: float) -> dict[str, float]:
+        """One step on jittered faces, some with a planted thing before them."""
+        del share
+        settings = self.settings
+        rng = generator_at(self._seed, images_seen)
+        chosen = rng.choice(self._rows, batch_size, p=self._weights)
+        planted = rng.random(batch_size) < settings.planted_share
+        crops, truth = self._draw(chosen, planted, rng)
+        samm = cast(SAMM, self.modules["samm"])
+        image, masks = self._forward(samm, crops)
+        ood = masks[-1]
+        blend = ood * crops + (1.0 - ood) * image
+        pixel = F.mse_loss(blend, crops)
+        quarter = max(1, batch_size // 4)
+        perceptual = self._perceptual.distance(blend[:quarter], crops[:quarter])
+        zero = crops.new_zeros(())
+        binary = sum((torch.minimum(m, 1.0 - m).mean() for m in masks), zero)
+        area = sum((F.relu(m.mean() - settings.area_limit) for m in masks), zero)
+        logits = torch.logit(ood.clamp(1e-4, 1.0 - 1e-4))
+        hit = _weighted_entropy(logits, torch.ones_like(ood), truth)
+        clear = self._face * (1.0 - truth)
+        spared = _weighted_entropy(logits, torch.zeros_like(ood), clear)
+        loss = (
+            settings.pixel_weight * pixel
+            + settings.perceptual_weight * perceptual
+            + settings.binary_weight * binary
+            + settings.area_weight * area
+            + settings.planted_weight * hit
+            + settings.face_weight * spared
+        )
+        optimizer = self.optimizers["samm"]
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(samm.parameters(), 2.0)
+        optimizer.step()
+        return {
+            "loss": loss.item(),
+            "pixel": pixel.item(),
+            "squeeze": perceptual.item(),
+            "binary": float(binary.detach()),
+            "mean_ood": ood.mean().item(),
+            "planted": hit.item(),
+            "face": spared.item(),
+        }
+
+    def _draw(
+        self, rows: NDArray[np.int64], planted: NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        size = self._faces.images.shape[1]
+        images = np.empty((len(rows), size, size, 3), np.uint8)
+        truth = np.zeros((len(rows), 1, size, size), np.float32)
+        for n, row in enumerate(rows):
+            images[n] = jitter(np.asarray(self._faces.images[row]), rng, strength=0.7)
+            if planted[n]:
+                images[n], truth[n, 0] = plant(images[n], rng)
+        return pictures.to_float(images), torch.from_numpy(truth)
+
+    def _forward(self, samm: SAMM, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return the aligned inversion, and the levels' masks with the combined one last."""
+        with torch.no_grad():
+            latents, features = self._encoder(crops)
+            inverted = self._generator(self._generator.basis.codes(latents)).latents
+        aligned = align_decoder(self._decoder, samm, inverted, features)
+        image = self._decoder.stage_image(self._decoder.stage_half(aligned.features))
+        combined = combine_masks(aligned.fields, size=crops.shape[-1])
+        return image, [*(field.ood for field in aligned.fields), combined]
+
+    @torch.inference_mode()
+    def _planted_validation(self, count: int) -> tuple[Tensor, Tensor]:
+        rows = self._validation[:: max(1, len(self._validation) // count)][:count]
+        return self._draw(rows, np.arange(len(rows)) % 2 == 1, generator_at(self._seed, 1 << 40))
+
+    @torch.inference_mode()
+    def sheet(self) -> NDArray[np.uint8]:
+        """Eight validation faces, every second one covered: source, inversion, mask, blend."""
+        crops, _ = self._planted_validation(8)
+        image, masks = self._forward(cast(SAMM, self.averaged["samm"]), crops)
+        shown = masks[-1].expand(-1, 3, -1, -1) * 2.0 - 1.0
+        blend = pictures.composite(source=crops, generated=image, ood=masks[-1])
+        return tile([list(crops), list(image), list(shown), list(blend)])
+
+    @torch.inference_mode()
+    def evaluate(self, *, count: int = 48) -> dict[str, float]:
+        """Mean mask, PSNR of the blend, and IoU at 0.5 with the planted truth inside the face."""
+        crops, truth = self._planted_validation(count)
+        masks, blends = [], []
+        for start in range(0, len(crops), 8):
+            part = crops[start : start + 8]
+            image, levels = self._forward(cast(SAMM, self.averaged["samm"]), part)
+            masks.append(levels[-1])
+            blends.append(pictures.composite(source=part, generated=image, ood=levels[-1]))
+        ood, blend = torch.cat(masks), torch.cat(blends).clamp(-1, 1)
+        errors = (blend - crops).square().mean(dim=(1, 2, 3))
+        inside = self._face > 0.5
+        found, there = (ood > 0.5) & inside, (truth > 0.5) & inside
+        covered = there.flatten(1).any(dim=1)
+        union = (found | there)[covered].sum()
+        overlap = (found & there)[covered].sum()
+        kept = (ood * inside)[~covered]
+        return {
+            "mean_ood": float(ood.mean()),
+            "mean_ood_face": float(kept.sum() / inside.sum() / len(kept)),
+            "psnr": float((-10.0 * torch.log10(errors / 4.0)).mean()),
+            "planted_iou": float(overlap / union.clamp_min(1)),
+        }
+
+
+def _weighted_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """Cross entropy averaged over where the weight is; 0 where it is nowhere."""
+    entropy = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    return (entropy * weight).sum() / weight.sum().clamp_min(1.0)

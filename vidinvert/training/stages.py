@@ -1,0 +1,303 @@
+"""The stages of a pack in their order, each reading what the ones before left in a work folder.
+
+| stage | reads | writes |
+| --- | --- | --- |
+| autoencoder | faces, teacher | autoencoder/ |
+| codes | autoencoder/ | codes/latents.npy, codes/basis.safetensors |
+| directions | codes/, ratings, landmark network | directions/directions.safetensors, .json |
+| generator | codes/, directions/ | generator/ |
+| samm | all of these | samm/ |
+
+Networks are written as `weights.safetensors` (the moving average) beside their checkpoint.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from vidinvert import images as pictures
+from vidinvert.errors import MissingError
+from vidinvert.faces.landmarks import LandmarkNetwork
+from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
+from vidinvert.networks.eigen import EigenBasis, EigenGenerator
+from vidinvert.training import directions as attributes
+from vidinvert.training.autoencoder import (
+    AutoencoderRecipe,
+    TeacherLatents,
+    encode_with_teacher,
+    freeze,
+    load_perceptual,
+    summarise_latents,
+)
+from vidinvert.training.codes import COMPONENTS, encode_copies, fit_basis
+from vidinvert.training.data import FaceSet
+from vidinvert.training.generator import GeneratorRecipe
+from vidinvert.training.loop import Progress, Schedule, train
+from vidinvert.training.samm import SammRecipe
+
+LOCAL_DIRECTIONS = ("smile", "mouth_open", "eyes_open", "yaw", "age", "weight")
+STYLE_WIDTH = 512
+MIN_CORRELATION = 0.6  # a direction whose attribute is read out worse on held-out faces is left out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Helpers:
+    """Small networks of others that training looks at and the pack does not contain.
+
+    Attributes:
+        perceptual: SqueezeNet's weights, `.npz`.
+        teacher: TAEF2's encoder, `.pth`.
+        landmarks: PFLD with 68 points, `.onnx`.
+        labeller: YuNet, `.onnx`, which labels the detector's faces.
+    """
+
+    perceptual: Path
+    teacher: Path
+    landmarks: Path
+    labeller: Path
+
+    @classmethod
+    def in_directory(cls, directory: Path) -> "Helpers":
+        """Find the helpers in a folder laid out as `perceptual/`, `taef2/`, `landmarks/`, `yunet/`.
+
+        Raises:
+            MissingError: one is not there.
+        """
+        found: dict[str, Path] = {}
+        for name, pattern in (
+            ("perceptual", "perceptual/squeezenet*.npz"),
+            ("teacher", "taef2/*encoder.pth"),
+            ("landmarks", "landmarks/*68*.onnx"),
+            ("labeller", "yunet/*dynamic.onnx"),
+        ):
+            matches = sorted(directory.glob(pattern))
+            if not matches:
+                raise MissingError(
+                    f"{directory} holds no {pattern}, which the recipes look at; "
+                    "put the helper networks there and name the folder with --helpers"
+                )
+            found[name] = matches[0]
+        return cls(**found)
+
+
+def train_autoencoder(
+    work: Path, faces: FaceSet, helpers: Helpers, schedule: Schedule, *, progress: Progress
+) -> dict[str, float]:
+    """Distil the autoencoder; returns its figures on validation faces."""
+    teacher = _teacher_latents(work, faces, helpers)
+    recipe = AutoencoderRecipe(
+        faces, teacher, load_perceptual(helpers.perceptual), seed=schedule.seed
+    )
+    train(recipe, schedule, work / "autoencoder", progress=progress)
+    state: dict[str, Tensor] = {}
+    for name, module in recipe.averaged.items():
+        state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
+    _write_weights(state, work / "autoencoder")
+    return _write_figures(recipe.evaluate(), work / "autoencoder")
+
+
+def _teacher_latents(work: Path, faces: FaceSet, helpers: Helpers) -> TeacherLatents:
+    cached = work / "teacher.npy"
+    if cached.is_file():
+        return summarise_latents(np.load(cached, mmap_mode="r"))
+    state = torch.load(helpers.teacher, map_location="cpu", weights_only=True)
+    teacher = encode_with_teacher(faces, state)
+    work.mkdir(parents=True, exist_ok=True)
+    np.save(cached, teacher.latents)
+    return teacher
+
+
+def fit_codes(
+    work: Path, faces: FaceSet, *, copies: int = 1, progress: Callable[[int, int], None]
+) -> EigenBasis:
+    """Encode all training faces, their mirrors and jittered copies, and fit the code basis."""
+    encoder, _ = load_autoencoder(work)
+    target = work / "codes"
+    target.mkdir(parents=True, exist_ok=True)
+    latents = encode_copies(encoder, faces, faces.rows("train"), copies=copies, progress=progress)
+    stored = open_memmap(target / "latents.npy", mode="w+", dtype=np.float16, shape=latents.shape)
+    stored[:] = latents
+    stored.flush()
+    basis = fit_basis(latents, components=COMPONENTS)
+    save_file(_contiguous(basis.state_dict()), target / "basis.safetensors")
+    return basis
+
+
+def fit_edit_directions(
+    work: Path, faces: FaceSet, data: Path, helpers: Helpers
+) -> dict[str, attributes.FittedDirection]:
+    """Measure and rate the faces, and regress their codes on that."""
+    rows = faces.rows("train")
+    basis = load_basis(work)
+    latents = np.load(work / "codes" / "latents.npy", mmap_mode="r")
+    codes = _codes_of(basis, latents[: 2 * len(rows)])  # originals, then mirrored
+    values = attributes.measure_faces(faces, rows, _landmarks(work, faces, helpers)[rows])
+    ratings = attributes.read_ratings(data / "omi_ratings.csv", attributes.RATED_ATTRIBUTES)
+    flat = codes.reshape(len(codes), -1)
+    held_out: dict[str, float] = {}
+    for name in attributes.RATED_ATTRIBUTES:
+        values[name], held_out[name] = attributes.predict_ratings(flat, faces, rows, ratings, name)
+    fitted = attributes.fit_directions(
+        flat,
+        values,
+        (*attributes.LANDMARK_ATTRIBUTES, *attributes.RATED_ATTRIBUTES),
+        shape=(codes.shape[1], codes.shape[2]),
+        source="joint least squares of the codes on landmark measures and mean human ratings",
+        groups=np.tile(np.arange(len(rows)), 2),
+    )
+    # Ratings were predicted from the codes: what counts is how well on rated faces held out.
+    fitted |= {name: replace(fitted[name], correlation=value) for name, value in held_out.items()}
+    fitted = {name: f for name, f in fitted.items() if f.correlation >= MIN_CORRELATION}
+    _write_directions(fitted, work / "directions")
+    return fitted
+
+
+def _landmarks(work: Path, faces: FaceSet, helpers: Helpers) -> np.ndarray:
+    """Return landmarks of every picture, found once and kept in the work folder."""
+    cached = work / "landmarks.npy"
+    if not cached.is_file():
+        network = LandmarkNetwork(helpers.landmarks, threads=torch.get_num_threads())
+        np.save(cached, attributes.find_landmarks(faces, np.arange(len(faces.images)), network))
+    return np.load(cached)
+
+
+def _codes_of(basis: EigenBasis, latents: np.ndarray) -> np.ndarray:
+    parts = []
+    for start in range(0, len(latents), 256):
+        part = torch.from_numpy(latents[start : start + 256].astype(np.float32))
+        with torch.inference_mode():
+            parts.append(basis.codes(part).double().numpy())
+    return np.concatenate(parts)
+
+
+def _write_directions(fitted: Mapping[str, attributes.FittedDirection], target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    vectors = {name: item.direction.vector for name, item in fitted.items()}
+    save_file(_contiguous(vectors), target / "directions.safetensors")
+    described = {
+        name: {
+            "unit": item.direction.unit,
+            "source": item.direction.source,
+            "layers": list(item.direction.layers),
+            "figures": {"correlation": round(item.correlation, 3)},
+        }
+        for name, item in fitted.items()
+    }
+    (target / "directions.json").write_text(json.dumps(described, indent=2), encoding="utf-8")
+
+
+def train_generator(
+    work: Path, faces: FaceSet, helpers: Helpers, schedule: Schedule, *, progress: Progress
+) -> dict[str, float]:
+    """Train the refiner; returns its figures on validation faces."""
+    encoder, decoder = load_autoencoder(work)
+    rows = faces.rows("val")[::3][:48]
+    validation = np.concatenate(
+        [
+            encoder(pictures.to_float(faces.images[rows[i : i + 8]])).latents.numpy()
+            for i in range(0, len(rows), 8)
+        ]
+    )
+    vectors = load_file(work / "directions" / "directions.safetensors")
+    first = [name for name in LOCAL_DIRECTIONS if name in vectors]
+    names = [*first, *(name for name in vectors if name not in first)]
+    recipe = GeneratorRecipe(
+        np.load(work / "codes" / "latents.npy", mmap_mode="r"),
+        load_basis(work),
+        decoder,
+        load_perceptual(helpers.perceptual),
+        {name: vectors[name] for name in names},
+        local=[name in LOCAL_DIRECTIONS for name in names],
+        validation=validation.astype(np.float16),
+        seed=schedule.seed,
+    )
+    train(recipe, schedule, work / "generator", progress=progress)
+    _write_weights(recipe.averaged["generator"].state_dict(), work / "generator")
+    return _write_figures(recipe.evaluate(), work / "generator")
+
+
+def train_samm(
+    work: Path, faces: FaceSet, helpers: Helpers, schedule: Schedule, *, progress: Progress
+) -> dict[str, float]:
+    """Train SAMM on the finished generator; returns its figures on validation faces."""
+    encoder, decoder = load_autoencoder(work)
+    recipe = SammRecipe(
+        faces,
+        encoder,
+        decoder,
+        load_generator(work),
+        load_perceptual(helpers.perceptual),
+        seed=schedule.seed,
+    )
+    train(recipe, schedule, work / "samm", progress=progress)
+    _write_weights(recipe.averaged["samm"].state_dict(), work / "samm")
+    return _write_figures(recipe.evaluate(), work / "samm")
+
+
+def load_autoencoder(work: Path) -> tuple[FaceEncoder, FaceDecoder]:
+    """Load the trained autoencoder of a work folder, frozen."""
+    state = _read_weights(work / "autoencoder")
+    encoder, decoder = FaceEncoder(), FaceDecoder()
+    for name, module in (("encoder.", encoder), ("decoder.", decoder)):
+        part = {key[len(name) :]: value for key, value in state.items() if key.startswith(name)}
+        module.load_state_dict(part)
+        freeze(module)
+    return encoder, decoder
+
+
+def load_basis(work: Path) -> EigenBasis:
+    """Load the fitted code basis of a work folder."""
+    state = load_file(work / "codes" / "basis.safetensors")
+    components = [len(state[f"sigma_{level}"]) for level in range(4)]
+    basis = EigenBasis(components, style_width=STYLE_WIDTH)
+    basis.load_state_dict(state)
+    return basis
+
+
+def load_generator(work: Path) -> EigenGenerator:
+    """Load the trained generator of a work folder, frozen."""
+    basis = load_basis(work)
+    generator = EigenGenerator(basis.components, style_width=STYLE_WIDTH)
+    generator.load_state_dict(_read_weights(work / "generator"))
+    return freeze(generator)
+
+
+def shortened(schedule: Schedule, seconds: float) -> Schedule:
+    """Return the schedule with a limit on its wall time; 0 leaves it as it is."""
+    return replace(schedule, max_seconds=seconds) if seconds > 0 else schedule
+
+
+def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().contiguous() for name, value in state.items()}
+
+
+def _write_weights(state: Mapping[str, Tensor], directory: Path) -> None:
+    save_file(_contiguous(state), directory / "weights.safetensors")
+
+
+def _read_weights(directory: Path) -> dict[str, Tensor]:
+    path = directory / "weights.safetensors"
+    if not path.is_file():
+        raise MissingError(
+            f"{path} is not there, expected the stage {directory.name!r} to be done; "
+            f"run `vidinvert train {directory.name}` first"
+        )
+    return load_file(path)
+
+
+def _write_figures(figures: dict[str, float], directory: Path) -> dict[str, float]:
+    text = json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2)
+    (directory / "figures.json").write_text(text, encoding="utf-8")
+    return figures
+
+
+def parameters(module: nn.Module) -> int:
+    """Count a network's trained numbers."""
+    return sum(parameter.numel() for parameter in module.parameters())
