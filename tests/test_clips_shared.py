@@ -16,11 +16,9 @@ def times_and_sound(path):
     with av.open(str(path)) as container:
         times = [frame.pts * frame.time_base for frame in container.decode(video=0)]
     with av.open(str(path)) as container:
-        sound = [
-            (packet.stream.index, bytes(packet))
-            for packet in container.demux(*container.streams.audio)
-            if packet.size
-        ]
+        tracks = container.streams.audio
+        packets = container.demux(*tracks) if tracks else ()  # demux() alone means every stream
+        sound = [(packet.stream.index, bytes(packet)) for packet in packets if packet.size]
     return times, sound
 
 

@@ -71,6 +71,21 @@ def encode_with_teacher(
     return summarise_latents(latents)
 
 
+@torch.inference_mode()
+def encode_with_own(
+    encoder: FaceEncoder, faces: FaceSet, *, batch_size: int = 16
+) -> TeacherLatents:
+    """Make a trained encoder its own teacher, so that going on keeps the meaning of its latents."""
+    side = faces.images.shape[1] // STRIDE
+    latents = np.empty((len(faces.images), 32, side, side), np.float16)
+    for start in range(0, len(latents), batch_size):
+        batch = pictures.to_float(faces.images[start : start + batch_size])
+        latents[start : start + batch_size] = encoder(batch).latents.numpy()
+    return TeacherLatents(
+        latents=latents, mean=np.zeros(32, np.float32), deviation=np.ones(32, np.float32)
+    )
+
+
 def summarise_latents(latents: NDArray[np.float16]) -> TeacherLatents:
     """Measure mean and deviation per channel on up to 512 pictures spread over the set."""
     some = latents[:: max(1, len(latents) // 512)].astype(np.float32)
@@ -80,7 +95,14 @@ def summarise_latents(latents: NDArray[np.float16]) -> TeacherLatents:
 
 
 class AutoencoderRecipe:
-    """See the module; implements `vidinvert.training.loop.Recipe`."""
+    """See the module; implements `vidinvert.training.loop.Recipe`.
+
+    Args:
+        faces: pictures, of which the train split is drawn from.
+        teacher: the latents to imitate, one a picture.
+        perceptual: frozen features for the perceptual distance.
+        start: networks to go on from, instead of new ones.
+    """
 
     def __init__(
         self,
@@ -88,13 +110,15 @@ class AutoencoderRecipe:
         teacher: TeacherLatents,
         perceptual: SqueezeFeatures,
         *,
+        start: tuple[FaceEncoder, FaceDecoder] | None = None,
         settings: AutoencoderSettings | None = None,
         seed: int = 0,
     ) -> None:
         self.settings = settings or AutoencoderSettings()
         torch.manual_seed(seed)
-        self.encoder = channels_last(FaceEncoder())
-        self.decoder = channels_last(FaceDecoder())
+        encoder, decoder = start or (FaceEncoder(), FaceDecoder())
+        self.encoder = channels_last(encoder.train().requires_grad_(True))
+        self.decoder = channels_last(decoder.train().requires_grad_(True))
         self.modules: dict[str, nn.Module] = {"encoder": self.encoder, "decoder": self.decoder}
         self.averaged: dict[str, nn.Module] = copy.deepcopy(self.modules)
         parameters = [p for module in self.modules.values() for p in module.parameters()]

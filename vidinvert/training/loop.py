@@ -41,6 +41,8 @@ class Schedule:
             limit.
         save_seconds: time between checkpoints.
         seed: of everything random.
+        autocast: run convolutions and products of a step in this type; the weights, the optimisers'
+            state and the moving averages stay float32. None leaves everything in float32.
     """
 
     images: int
@@ -51,6 +53,7 @@ class Schedule:
     max_seconds: float = 0.0
     save_seconds: float = 240.0
     seed: int = 0
+    autocast: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if self.images < self.batch_size:
@@ -131,7 +134,10 @@ def train(
         for name, optimizer in recipe.optimizers.items():
             for group, rate in zip(optimizer.param_groups, base_rates[name], strict=True):
                 group["lr"] = rate * factor
-        values = recipe.step(seen, schedule.batch_size, share)
+        with torch.autocast(
+            device_of(recipe).type, schedule.autocast, enabled=schedule.autocast is not None
+        ):
+            values = recipe.step(seen, schedule.batch_size, share)
         _check_finite(values, seen)
         seen += schedule.batch_size
         _follow(recipe, decay=schedule.ema_decay_at(seen))
@@ -150,6 +156,12 @@ def train(
     _log(directory, seen, elapsed, totals)
     _write_sheet(recipe, directory, seen)
     return seen
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """Return where the recipe's trained modules are."""
+    module = next(iter(recipe.modules.values()))
+    return next(module.parameters()).device
 
 
 def _check_finite(values: Mapping[str, float], seen: int) -> None:

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vidinvert import images as pictures
+from vidinvert.checkpoints import load_part
 from vidinvert.errors import MissingError
 from vidinvert.faces.landmarks import LandmarkNetwork
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
@@ -30,7 +31,9 @@ from vidinvert.networks.eigen import EigenBasis, EigenGenerator
 from vidinvert.training import directions as attributes
 from vidinvert.training.autoencoder import (
     AutoencoderRecipe,
+    AutoencoderSettings,
     TeacherLatents,
+    encode_with_own,
     encode_with_teacher,
     freeze,
     load_perceptual,
@@ -41,9 +44,11 @@ from vidinvert.training.data import FaceSet
 from vidinvert.training.generator import GeneratorRecipe
 from vidinvert.training.loop import Progress, Schedule, train
 from vidinvert.training.samm import SammRecipe
+from vidinvert.types import FacePack
 
 LOCAL_DIRECTIONS = ("smile", "mouth_open", "eyes_open", "yaw", "age", "weight")
 STYLE_WIDTH = 512
+CONTINUED_RATE = 8e-4  # the autoencoder's learning rate when it goes on from a pack
 MIN_CORRELATION = 0.6  # a direction whose attribute is read out worse on held-out faces is left out
 
 
@@ -88,13 +93,29 @@ class Helpers:
 
 
 def train_autoencoder(
-    work: Path, faces: FaceSet, helpers: Helpers, schedule: Schedule, *, progress: Progress
+    work: Path,
+    faces: FaceSet,
+    helpers: Helpers,
+    schedule: Schedule,
+    *,
+    start: FacePack | None = None,
+    progress: Progress,
 ) -> dict[str, float]:
-    """Distil the autoencoder; returns its figures on validation faces."""
-    teacher = _teacher_latents(work, faces, helpers)
-    recipe = AutoencoderRecipe(
-        faces, teacher, load_perceptual(helpers.perceptual), seed=schedule.seed
-    )
+    """Distil the autoencoder, or go on with that of a pack; returns its figures."""
+    perceptual = load_perceptual(helpers.perceptual)
+    if start is None:
+        teacher = _teacher_latents(work, faces, helpers)
+        recipe = AutoencoderRecipe(faces, teacher, perceptual, seed=schedule.seed)
+    else:
+        networks = _split_autoencoder(load_part(start, "autoencoder"))
+        recipe = AutoencoderRecipe(
+            faces,
+            encode_with_own(networks[0], faces),
+            perceptual,
+            start=networks,
+            settings=AutoencoderSettings(learning_rate=CONTINUED_RATE, teacher_until=0.0),
+            seed=schedule.seed,
+        )
     train(recipe, schedule, work / "autoencoder", progress=progress)
     state: dict[str, Tensor] = {}
     for name, module in recipe.averaged.items():
@@ -243,11 +264,15 @@ def train_samm(
 
 def load_autoencoder(work: Path) -> tuple[FaceEncoder, FaceDecoder]:
     """Load the trained autoencoder of a work folder, frozen."""
-    state = _read_weights(work / "autoencoder")
+    return _split_autoencoder(_read_weights(work / "autoencoder"))
+
+
+def _split_autoencoder(state: Mapping[str, Tensor]) -> tuple[FaceEncoder, FaceDecoder]:
     encoder, decoder = FaceEncoder(), FaceDecoder()
     for name, module in (("encoder.", encoder), ("decoder.", decoder)):
-        part = {key[len(name) :]: value for key, value in state.items() if key.startswith(name)}
-        module.load_state_dict(part)
+        module.load_state_dict(
+            {key[len(name) :]: value.float() for key, value in state.items() if key.startswith(name)}
+        )
         freeze(module)
     return encoder, decoder
 
