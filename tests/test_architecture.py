@@ -15,7 +15,7 @@ COLUMNS = (
     ("__main__",),
     ("cli",),
     ("pipeline", "batch", "preview", "evaluation"),
-    ("inversion", "editing", "rendering"),
+    ("inversion", "editing", "rendering", "analysis", "corrections"),
     ("methods", "training"),
     ("media", "faces", "networks"),
     ("images", "geometry", "checkpoints"),

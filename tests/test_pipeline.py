@@ -8,7 +8,8 @@ import vidinvert
 from stabilizers import StabilizerPlan
 from tests.mini import SAMPLE, SHORT, audio_packets, blank_clip, mini, read_clip
 from vidinvert.editing import parse_edits
-from vidinvert.errors import NoFaceError, PlanError
+from vidinvert.errors import EncodeError, NoFaceError, PlanError
+from vidinvert.images import write_png
 from vidinvert.media import decode, probe
 from vidinvert.pipeline import analyse, edit_faces, find_tracks, frame_range
 from vidinvert.rendering import render
@@ -134,6 +135,92 @@ def test_a_clip_without_a_face_may_be_copied(tmp_path):
     report = vidinvert.edit_video(source, target, pack=mini(), allow_no_face=True)
     assert report["tracks"] == []
     np.testing.assert_array_equal(read_clip(target)[0], read_clip(source)[0])
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The sample's first ten frames, measured and kept while editing: the clip and the analysis."""
+    folder = tmp_path_factory.mktemp("kept")
+    analysis, target = folder / "kept.npz", folder / "first.mkv"
+    report = vidinvert.edit_video(
+        SAMPLE, target, edits="smile=3", pack=mini(), span=SHORT, save_analysis=analysis
+    )
+    return analysis, target, report
+
+
+def test_editing_from_a_kept_analysis_gives_the_same_clip_without_measuring(kept, tmp_path):
+    analysis, first, _ = kept
+    target = tmp_path / "again.mkv"
+    report = vidinvert.edit_video(SAMPLE, target, edits="smile=3", pack=mini(), analysis=analysis)
+    np.testing.assert_array_equal(read_clip(target)[0], read_clip(first)[0])
+    assert report["seconds"]["detect"] == report["seconds"]["invert"] == 0.0
+    assert report["tracks"] == kept[2]["tracks"]
+
+
+def test_a_part_of_what_was_measured_can_be_edited(kept, tmp_path):
+    target, span = tmp_path / "part.mkv", vidinvert.Span(start_seconds=0.2, end_seconds=0.28)
+    vidinvert.edit_video(SAMPLE, target, edits="age=1", pack=mini(), analysis=kept[0], span=span)
+    assert len(read_clip(target)[0]) == 2
+    other, beyond = tmp_path / "other.mkv", vidinvert.Span(end_seconds=1.0)
+    with pytest.raises(PlanError, match=r"Frames 0 to 24 are asked for, .* covers 0 to 9; choose"):
+        vidinvert.edit_video(SAMPLE, other, pack=mini(), analysis=kept[0], span=beyond)
+    with pytest.raises(PlanError, match="There is no face 4 in the clip; its faces are: 0"):
+        vidinvert.edit_video(SAMPLE, other, pack=mini(), analysis=kept[0], face="4")
+
+
+def test_a_measured_clip_holds_what_was_measured_not_what_is_rendered(kept):
+    plain = vidinvert.measure_video(SAMPLE, pack=mini(), analysis=kept[0])
+    shaped = replace(vidinvert.Plans(), render=vidinvert.RenderPlan(mask_min=0.3))
+    again = vidinvert.measure_video(SAMPLE, pack=mini(), plans=shaped, analysis=kept[0])
+    measured, rendered = again.inversions[0].mask.ood, edit_faces(again, shaped)[0].inversion
+    np.testing.assert_array_equal(plain.inversions[0].mask.ood, measured)
+    assert rendered.mask.ood.float().mean() < 0.9 * measured.float().mean()
+
+
+def test_a_painted_mask_decides_what_is_edited(kept, tmp_path):
+    painted = tmp_path / "painted"
+    painted.mkdir()
+    write_png(painted / "000001.png", np.full((512, 512), 255, np.uint8))  # keep all
+    plans = vidinvert.Plans(render=vidinvert.RenderPlan(mask_override=painted))
+    found = vidinvert.measure_video(SAMPLE, pack=mini(), plans=plans, analysis=kept[0])
+    info = found.info
+    out, source = frames_after(info, plans, found, "smile=3"), source_frames(info)
+    np.testing.assert_array_equal(out[1], source[1])
+    assert np.any(out[2] != source[2])
+
+
+def test_what_was_written_as_masks_can_be_given_back_as_override(kept, tmp_path):
+    masks = tmp_path / "masks"
+    found = vidinvert.measure_video(SAMPLE, pack=mini(), analysis=kept[0])
+    target = tmp_path / "a.mkv"
+    vidinvert.edit_video(SAMPLE, target, pack=mini(), analysis=kept[0], save_masks=masks)
+    plain = edit_faces(found, vidinvert.Plans())[0].inversion.mask.ood.float()
+    plans = vidinvert.Plans(render=vidinvert.RenderPlan(mask_override=masks))
+    again = edit_faces(found, plans)[0].inversion.mask.ood.float()
+    assert (plain - again)[..., 4:-4, 4:-4].abs().mean() < 2.0  # grey levels
+
+
+def test_painted_masks_and_places_are_checked_before_any_work(tmp_path, kept):
+    painted = tmp_path / "9999.png"
+    write_png(painted, np.zeros((512, 512), np.uint8))
+    plans = vidinvert.Plans(render=vidinvert.RenderPlan(mask_override=painted))
+    with pytest.raises(PlanError, match="is for frame 9999"):
+        vidinvert.edit_video(SAMPLE, tmp_path / "o.mp4", pack=mini(), plans=plans)
+    with pytest.raises(PlanError, match="is for frame 9999"):
+        vidinvert.measure_video(SAMPLE, pack=mini(), plans=plans)
+    with pytest.raises(EncodeError, match="is not a directory"):
+        vidinvert.measure_video(SAMPLE, pack=mini(), save_analysis=tmp_path / "no" / "a.npz")
+    with pytest.raises(EncodeError, match="is not an empty folder"):
+        vidinvert.edit_video(SAMPLE, tmp_path / "o.mp4", pack=mini(), save_masks=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["9999.png"]
+
+
+def test_a_clip_without_a_face_is_not_measured(tmp_path):
+    source = tmp_path / "bars.mp4"
+    blank_clip(source)
+    with pytest.raises(NoFaceError, match=r"No face found in bars.mp4"):
+        vidinvert.measure_video(source, pack=mini(), save_analysis=tmp_path / "a.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["bars.mp4"]
 
 
 def test_a_span_chooses_frames_by_their_times():

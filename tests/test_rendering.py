@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from stabilizers import StabilizerPlan
+from vidinvert.corrections import shape_mask
 from vidinvert.errors import PlanError
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import crop_from_quad, quad_from_crop
-from vidinvert.inversion import invert, mask_size, shape_mask, stabilise_alignment
+from vidinvert.inversion import invert, mask_size, stabilise_alignment
 from vidinvert.rendering import (
     EditedFace,
     feather_mask,
@@ -251,11 +252,11 @@ def test_masks_are_stretched_between_the_two_limits():
     )
     grey = torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16)
     inversion = replace(inversion, mask=replace(inversion.mask, ood=grey))
-    shaped = shape_mask(inversion, low=0.2, high=0.8).mask.ood.flatten()
+    shaped = shape_mask(inversion, RenderPlan(mask_min=0.2, mask_max=0.8)).mask.ood.flatten()
     assert shaped[:51].max() == 0
     assert shaped[205:].min() == 255
     assert torch.all(shaped.int().diff() >= 0)
-    assert torch.equal(shape_mask(inversion, low=0.0, high=1.0).mask.ood, grey)
+    assert torch.equal(shape_mask(inversion, RenderPlan()).mask.ood, grey)
 
 
 def test_limits_of_the_mask_that_cross_are_refused():

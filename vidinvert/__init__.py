@@ -17,7 +17,7 @@ from vidinvert.version import VERSION as __version__
 if TYPE_CHECKING:
     from vidinvert.errors import VidinvertError
     from vidinvert.media import probe
-    from vidinvert.pipeline import Models, Span, edit_video, load_pack
+    from vidinvert.pipeline import Models, Span, edit_video, load_pack, measure_video
     from vidinvert.types import EditPlan, EncodeSettings, Plans, RenderPlan, TrackingPlan
 
 _HOMES = {
@@ -31,6 +31,7 @@ _HOMES = {
     "VidinvertError": "vidinvert.errors",
     "edit_video": "vidinvert.pipeline",
     "load_pack": "vidinvert.pipeline",
+    "measure_video": "vidinvert.pipeline",
     "probe": "vidinvert.media",
 }
 
@@ -46,6 +47,7 @@ __all__ = [
     "__version__",
     "edit_video",
     "load_pack",
+    "measure_video",
     "probe",
 ]
 

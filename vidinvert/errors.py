@@ -12,6 +12,7 @@ VidinvertError
 │   ├── MissingError       a pack or a file of it is not there
 │   ├── ChecksumError      a file is not the one its pack describes
 │   └── KeyMismatchError   the parameters in a file are not those of the network
+├── AnalysisError   a saved analysis is damaged or of another clip, pack or schema
 └── PlanError          an edit, a filter or an option that cannot be carried out
 
 Every message says what was seen, what was expected, and what to do. Mistakes of a programmer
@@ -65,6 +66,10 @@ class ChecksumError(CheckpointError):
 
 class KeyMismatchError(CheckpointError):
     """Read parameters that do not fit the network."""
+
+
+class AnalysisError(VidinvertError):
+    """Read a saved analysis that does not fit."""
 
 
 class PlanError(VidinvertError):

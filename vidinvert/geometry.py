@@ -244,6 +244,15 @@ def blur(field: NDArray[np.float32], *, sigma: float) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(field, (0, 0), sigma), dtype=np.float32)
 
 
+def dilate(mask: NDArray[np.uint8], *, radius: float) -> NDArray[np.uint8]:
+    """Grow what is bright in a mask (H, W) by a disc of `radius` pixels; shrink it below 0."""
+    reach = math.floor(abs(radius))
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    disc = (x * x + y * y <= radius * radius).astype(np.uint8)
+    change = cv2.dilate if radius >= 0 else cv2.erode
+    return np.asarray(change(mask, disc), dtype=np.uint8)
+
+
 def displace(
     image: NDArray[Pixel],
     flow: NDArray[np.float32],

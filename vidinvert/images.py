@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from vidinvert.errors import OpenError
+
 
 def to_float(frames: NDArray[np.uint8], *, device: torch.device | str = "cpu") -> Tensor:
     """Turn uint8 (N, H, W, 3) in [0, 255] into float32 (N, 3, H, W) in [-1, 1], channels last.
@@ -64,6 +66,30 @@ def composite(*, source: Tensor, generated: Tensor, ood: Tensor) -> Tensor:
         ood: (N, 1, R, R) in [0, 1], 1 = keep the source pixel (SAMM, section 3.3).
     """
     return ood * source + (1.0 - ood) * generated
+
+
+def read_mask(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read a painted mask: its grey (H, W), 255 = white, and how opaque it is (H, W).
+
+    Colours become their luma (BT.601); 16 bits become 8; without transparency all is opaque.
+
+    Raises:
+        OpenError: the file is not a picture of 8 or 16 bits a channel.
+    """
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    if pixels is None or str(pixels.dtype) not in ("uint8", "uint16"):
+        raise OpenError(
+            f"{path} cannot be read as a picture, expected a mask of 8 or 16 bits a channel; "
+            "save it as PNG"
+        )
+    if pixels.dtype == np.uint16:
+        pixels = np.rint(pixels / 257.0).astype(np.uint8)
+    if pixels.ndim == 2:
+        return np.asarray(pixels, np.uint8), np.full(pixels.shape, 255, np.uint8)
+    grey = np.asarray(cv2.cvtColor(pixels[..., :3], cv2.COLOR_BGR2GRAY), np.uint8)
+    opacity = pixels[..., 3] if pixels.shape[2] == 4 else np.full(grey.shape, 255, np.uint8)
+    return grey, np.ascontiguousarray(opacity, np.uint8)
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:

@@ -140,13 +140,3 @@ def stabilise_inversion(
         latents=replace(inversion.latents, w_plus=codes),
         mask=replace(inversion.mask, ood=masks),
     )
-
-
-def shape_mask(inversion: Inversion, *, low: float, high: float) -> Inversion:
-    """Stretch the mask so that `low` becomes 0 and `high` becomes 1; this is what is rendered."""
-    if (low, high) == (0.0, 1.0):
-        return inversion
-    levels = images.mask_to_float(torch.arange(256, dtype=torch.uint8))
-    table = images.mask_to_uint8(((levels - low) / (high - low)).clamp(0.0, 1.0)).numpy()
-    stretched = torch.from_numpy(table[inversion.mask.ood.numpy()])  # bytes to bytes: no float copy
-    return replace(inversion, mask=replace(inversion.mask, ood=stretched))

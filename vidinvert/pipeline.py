@@ -16,21 +16,23 @@ import numpy as np
 import torch
 
 from stabilizers import Interval
+from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
 from vidinvert.checkpoints import find_pack, load_directions
+from vidinvert.corrections import find_painted, paint_masks, shape_mask
 from vidinvert.editing import apply_edit, parse_edits, total_strength
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
-from vidinvert.inversion import (
-    invert,
-    shape_mask,
-    stabilise_alignment,
-    stabilise_inversion,
-)
+from vidinvert.inversion import invert, stabilise_alignment, stabilise_inversion
 from vidinvert.media import ShotDetector, VideoWriter, copy_clip, decode, probe, read_ahead
 from vidinvert.methods import Method, load_method
-from vidinvert.rendering import EditedFace, make_mask_directory, render, write_masks
+from vidinvert.rendering import (
+    EditedFace,
+    check_mask_directory,
+    make_mask_directory,
+    render,
+    write_masks,
+)
 from vidinvert.types import (
-    Alignment,
     Detection,
     FacePack,
     FaceTrack,
@@ -55,17 +57,6 @@ class Models:
     directions: Mapping[str, LatentDirection]
     device: str
     precision: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Analysis:
-    """What was measured in a clip before anything is edited: steadied crops, codes and masks."""
-
-    info: VideoInfo
-    shots: tuple[Interval, ...]
-    tracks: tuple[FaceTrack, ...]
-    alignments: tuple[Alignment, ...]
-    inversions: tuple[Inversion, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,11 +132,13 @@ def edit_video(
     edits: str | Sequence[str] = (),
     pack: Models,
     plans: Plans | None = None,
-    face: str = "largest",
+    face: str | None = None,
     span: Span | None = None,
     overwrite: bool = False,
     allow_no_face: bool = False,
     save_masks: Path | None = None,
+    analysis: Path | None = None,
+    save_analysis: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Edit a clip's faces and write the result; sound, times and shape stay as they are.
@@ -156,11 +149,14 @@ def edit_video(
         edits: one or more edits, as `smile=2` or `smile=0@0s,3@2s`; they replace `plans.edit`.
         pack: from `load_pack`.
         plans: everything else that can be chosen.
-        face: `largest`, `all`, numbers as `0,2`, or a photo of the person.
-        span: the part of the clip to write.
+        face: `largest`, `all`, numbers as `0,2`, or a photo of the person; None = `largest`, or
+            all that a kept analysis holds.
+        span: the part of the clip to write; None = all of it, or what a kept analysis covers.
         overwrite: replace an existing target.
         allow_no_face: a clip without a face is copied instead of refused.
         save_masks: a directory for the masks in frame geometry, or None.
+        analysis: measurements from an earlier run, instead of detecting and inverting again.
+        save_analysis: where to keep the measurements, as .npz; written before rendering begins.
         progress: called with the stage, the frames done and the frames in all.
 
     Returns:
@@ -177,43 +173,165 @@ def edit_video(
     clock, started = Clock(), time.perf_counter()
     with clock.measure("probe"):
         info = probe(source)
-    first, last = frame_range(info, span or Span())
+        kept = _read_kept(analysis, info, pack, plans)
+    frames = choose_frames(info, span, kept)
+    _check_places(info, plans, frames, save_masks, save_analysis, overwrite=overwrite)
     writer = VideoWriter(
         Path(target),
         like=info,
         settings=plans.encode,
         overwrite=overwrite,
-        start=first,
-        stop=last,
+        start=frames.start,
+        stop=frames.stop,
         comment=_mark(plans),
     )
-    with clock.measure("detect"):
-        shots, tracks = find_tracks(info, pack, plans, frames=range(first, last), progress=tell)
-    reference = None
-    if Path(face).is_file():
-        reference = pack.detector.identify(Path(face))
-    chosen = select_tracks(tracks, face, reference=reference)
-    if not chosen:
+    measured = measure_faces(
+        info, pack, plans, frames=frames, face=face, kept=kept, clock=clock, progress=tell
+    )
+    if not measured.tracks:
         if not allow_no_face:
             raise NoFaceError(_no_face_message(info, plans))
         copy_clip(info, Path(target), overwrite=overwrite)
-        return _report(info, target, pack, plans, clock, started, shots=shots, analysis=None)
+        return _report(measured, target, pack, plans, clock, started, kept=analysis, faces=())
+    if save_analysis is not None:
+        write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
+    faces = edit_faces(measured, plans)
     if save_masks is not None:  # only now: a refused clip or output leaves no folder behind
         make_mask_directory(save_masks, overwrite=overwrite)
-    with clock.measure("invert"):
-        analysis = analyse(info, shots, chosen, pack, plans, progress=tell)
-    faces = edit_faces(analysis, plans)
     with clock.measure("render"), writer:
-        frames = read_ahead(
-            decode(info, batch_size=plans.render.batch_size, start=first, stop=last)
+        batches = read_ahead(
+            decode(info, batch_size=plans.render.batch_size, start=frames.start, stop=frames.stop)
         )
-        for batch in render(frames, faces, pack.method, plans.render, device=pack.device):
+        for batch in render(batches, faces, pack.method, plans.render, device=pack.device):
             with clock.measure("encode"):
                 writer.write(batch)
             if save_masks is not None:
                 write_masks(save_masks, batch, faces)
-            tell("render", int(batch.indices[-1]) + 1 - first, last - first)
-    return _report(info, target, pack, plans, clock, started, shots=shots, analysis=analysis)
+            tell("render", int(batch.indices[-1]) + 1 - frames.start, len(frames))
+    return _report(measured, target, pack, plans, clock, started, kept=analysis, faces=faces)
+
+
+def measure_video(
+    source: str | Path,
+    *,
+    pack: Models,
+    plans: Plans | None = None,
+    face: str | None = None,
+    span: Span | None = None,
+    analysis: Path | None = None,
+    save_analysis: Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Analysis:
+    """Measure a clip's faces and edit nothing; the arguments are those of `edit_video`.
+
+    Raises:
+        NoFaceError: there is none.
+        VidinvertError: see `vidinvert.errors`.
+    """
+    plans = plans or Plans()
+    info = probe(source)
+    kept = _read_kept(analysis, info, pack, plans)
+    frames = choose_frames(info, span, kept)
+    _check_places(info, plans, frames, None, save_analysis, overwrite=overwrite)
+    measured = measure_faces(
+        info,
+        pack,
+        plans,
+        frames=frames,
+        face=face,
+        kept=kept,
+        clock=Clock(),
+        progress=progress or (lambda stage, done, total: None),
+    )
+    if not measured.tracks:
+        raise NoFaceError(_no_face_message(info, plans))
+    if save_analysis is not None:
+        write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
+    return measured
+
+
+def _read_kept(path: Path | None, info: VideoInfo, pack: Models, plans: Plans) -> Analysis | None:
+    if path is None:
+        return None
+    return read_analysis(path, info=info, pack=pack.pack, method=pack.method_name, plans=plans)
+
+
+def choose_frames(info: VideoInfo, span: Span | None, kept: Analysis | None = None) -> range:
+    """Return the frames to work on: the span's, or those that a kept analysis covers.
+
+    Raises:
+        PlanError: the span holds no frame, or frames that the analysis does not cover.
+    """
+    if kept is None:
+        return range(*frame_range(info, span or Span()))
+    if span is None:
+        return kept.frames
+    frames = range(*frame_range(info, span))
+    if frames.start < kept.frames.start or frames.stop > kept.frames.stop:
+        raise PlanError(
+            f"Frames {frames.start} to {frames.stop - 1} are asked for, but the analysis covers "
+            f"{kept.frames.start} to {kept.frames.stop - 1}; choose --start and --end within "
+            "these, or analyse again with --save-analysis."
+        )
+    return frames
+
+
+def _check_places(
+    info: VideoInfo,
+    plans: Plans,
+    frames: range,
+    save_masks: Path | None,
+    save_analysis: Path | None,
+    *,
+    overwrite: bool,
+) -> None:
+    """Refuse, before any work, painted masks that do not fit and places that do not take files."""
+    if plans.render.mask_override is not None:
+        find_painted(plans.render.mask_override, info=info, frames=frames)
+    if save_masks is not None:
+        check_mask_directory(save_masks, overwrite=overwrite)
+    if save_analysis is not None:
+        check_analysis_target(save_analysis, info=info, overwrite=overwrite)
+
+
+def measure_faces(
+    info: VideoInfo,
+    pack: Models,
+    plans: Plans,
+    *,
+    frames: range,
+    face: str | None,
+    kept: Analysis | None,
+    clock: Clock,
+    progress: Progress,
+) -> Analysis:
+    """Find, choose and invert the faces of a part of a clip, or take them from a kept analysis.
+
+    A clip without a face gives an analysis without tracks.
+    """
+    reference = None
+    if face is not None and Path(face).is_file():
+        reference = pack.detector.identify(Path(face))
+    if kept is not None:
+        chosen = select_tracks(kept.tracks, face or "all", reference=reference)
+        return _choose_faces(kept, frames, [track.track_id for track in chosen])
+    with clock.measure("detect"):
+        shots, tracks = find_tracks(info, pack, plans, frames=frames, progress=progress)
+    chosen = select_tracks(tracks, face or "largest", reference=reference)
+    with clock.measure("invert"):
+        return analyse(info, shots, chosen, pack, plans, frames=frames, progress=progress)
+
+
+def _choose_faces(kept: Analysis, frames: range, chosen: Sequence[int]) -> Analysis:
+    places = [k for k, track in enumerate(kept.tracks) if track.track_id in chosen]
+    return replace(
+        kept,
+        frames=frames,
+        tracks=tuple(kept.tracks[k] for k in places),
+        alignments=tuple(kept.alignments[k] for k in places),
+        inversions=tuple(kept.inversions[k] for k in places),
+    )
 
 
 def frame_range(info: VideoInfo, span: Span) -> tuple[int, int]:
@@ -266,9 +384,14 @@ def analyse(
     pack: Models,
     plans: Plans,
     *,
+    frames: range | None = None,
     progress: Progress,
 ) -> Analysis:
-    """Align, invert and stabilise tracks; nothing is edited yet."""
+    """Align and invert tracks in a part of the clip, None = all of it.
+
+    Codes and masks stay as they were measured; `edit_faces` steadies them.
+    """
+    frames = range(info.frame_count) if frames is None else frames
     seconds, steady = info.seconds, plans.stabilizer
     alignments = [
         stabilise_alignment(
@@ -276,8 +399,8 @@ def analyse(
         )
         for track in tracks
     ]
-    first = min(int(a.indices[0]) for a in alignments)
-    last = max(int(a.indices[-1]) for a in alignments) + 1
+    first = min((int(a.indices[0]) for a in alignments), default=frames.start)
+    last = max((int(a.indices[-1]) + 1 for a in alignments), default=first)
     done = 0
 
     def tell(count: int) -> None:
@@ -285,9 +408,9 @@ def analyse(
         done += count
         progress("invert", done, last - first)
 
-    frames = decode(info, batch_size=plans.render.batch_size, start=first, stop=last)
+    batches = decode(info, batch_size=plans.render.batch_size, start=first, stop=last)
     inversions = invert(
-        read_ahead(frames),
+        read_ahead(batches),
         alignments,
         pack.method,
         pack_sha256=pack.pack.sha256,
@@ -295,23 +418,36 @@ def analyse(
         device=pack.device,
         progress=tell,
     )
-    steadied = [stabilise_inversion(i, seconds, steady, shots=shots) for i in inversions]
-    low, high = plans.render.mask_min, plans.render.mask_max
-    shaped = [shape_mask(inversion, low=low, high=high) for inversion in steadied]
     return Analysis(
         info=info,
+        frames=frames,
         shots=shots,
         tracks=tracks,
         alignments=tuple(alignments),
-        inversions=tuple(shaped),
+        inversions=tuple(inversions),
     )
 
 
+def correct_masks(analysis: Analysis, plans: Plans) -> list[Inversion]:
+    """Steady codes and masks, then shape and override the masks: what is rendered."""
+    seconds, shots = analysis.info.seconds, analysis.shots
+    shaped = [
+        shape_mask(
+            stabilise_inversion(inversion, seconds, plans.stabilizer, shots=shots), plans.render
+        )
+        for inversion in analysis.inversions
+    ]
+    if plans.render.mask_override is None:
+        return shaped
+    painted = find_painted(plans.render.mask_override, info=analysis.info, frames=analysis.frames)
+    return paint_masks(shaped, analysis.alignments, painted)
+
+
 def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
-    """Move the codes of every track as the plan says."""
+    """Steady every track, correct its masks, and move its codes as the plan says."""
     faces = []
     for track, alignment, inversion in zip(
-        analysis.tracks, analysis.alignments, analysis.inversions, strict=True
+        analysis.tracks, analysis.alignments, correct_masks(analysis, plans), strict=True
     ):
         seconds = analysis.info.seconds[inversion.latents.indices]
         faces.append(
@@ -343,34 +479,35 @@ def _no_face_message(info: VideoInfo, plans: Plans) -> str:
 
 
 def _report(
-    info: VideoInfo,
+    measured: Analysis,
     target: str | Path,
     pack: Models,
     plans: Plans,
     clock: Clock,
     started: float,
     *,
-    shots: Sequence[Interval],
-    analysis: Analysis | None,
+    kept: Path | None,
+    faces: Sequence[EditedFace],
 ) -> dict[str, Any]:
     """Assemble the report of house.md, section 6."""
+    info = measured.info
     tracks: list[dict[str, Any]] = []
-    if analysis is not None:
-        for track, inversion in zip(analysis.tracks, analysis.inversions, strict=True):
-            boxes = track.boxes_xyxy
-            tracks.append(
-                {
-                    "id": track.track_id,
-                    "frames": len(track.indices),
-                    "first_frame": int(track.indices[0]),
-                    "last_frame": int(track.indices[-1]),
-                    "mean_score": float(track.score.mean()),
-                    "mean_face_height": float((boxes[:, 3] - boxes[:, 1]).mean()),
-                    "mean_ood": float(inversion.mask.ood.numpy().mean()) / 255.0,
-                }
-            )
-    seconds = {stage: round(value, 3) for stage, value in clock.seconds.items()}
-    seconds["render"] = round(seconds.get("render", 0.0) - seconds.get("encode", 0.0), 3)
+    for track, face in zip(measured.tracks, faces, strict=True):
+        boxes = track.boxes_xyxy
+        tracks.append(
+            {
+                "id": track.track_id,
+                "frames": len(track.indices),
+                "first_frame": int(track.indices[0]),
+                "last_frame": int(track.indices[-1]),
+                "mean_score": float(track.score.mean()),
+                "mean_face_height": float((boxes[:, 3] - boxes[:, 1]).mean()),
+                "mean_ood": float(face.inversion.mask.ood.numpy().mean()) / 255.0,
+            }
+        )
+    stages = dict.fromkeys(("detect", "invert", "render", "encode"), 0.0) | clock.seconds
+    seconds = {stage: round(value, 3) for stage, value in stages.items()}
+    seconds["render"] = round(seconds["render"] - seconds["encode"], 3)
     seconds["total"] = round(time.perf_counter() - started, 3)
     return {
         "source": str(info.path),
@@ -381,7 +518,8 @@ def _report(
         "reader": info.reader,
         "reader_reason": info.reader_reason,
         "tracks": tracks,
-        "shots": [[shot.start, shot.stop] for shot in shots],
+        "shots": [[shot.start, shot.stop] for shot in measured.shots],
+        "analysis": None if kept is None else str(kept),
         "edit": list(plans.edit.text),
         "composite": plans.render.composite,
         "mark": plans.encode.mark,

@@ -246,6 +246,16 @@ def make_mask_directory(directory: Path, *, overwrite: bool) -> None:
     """Make the folder for masks.
 
     Raises:
+        EncodeError: see `check_mask_directory`.
+    """
+    check_mask_directory(directory, overwrite=overwrite)
+    directory.mkdir(exist_ok=True)
+
+
+def check_mask_directory(directory: Path, *, overwrite: bool) -> None:
+    """Check that a folder for masks could be made, and make nothing.
+
+    Raises:
         EncodeError: it exists and is not an empty folder, or its parent is not there.
     """
     occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
@@ -256,7 +266,6 @@ def make_mask_directory(directory: Path, *, overwrite: bool) -> None:
         )
     if not directory.parent.is_dir() or (directory.exists() and not directory.is_dir()):
         raise EncodeError(f"{directory} cannot be made a folder for masks; choose another place")
-    directory.mkdir(exist_ok=True)
 
 
 def write_masks(directory: Path, batch: FrameBatch, faces: Sequence[EditedFace]) -> None:

@@ -27,6 +27,9 @@ CompositeMode = Literal["warped", "residual", "generated"]
 SeamMode = Literal["feather", "laplacian", "poisson"]
 
 
+LARGEST_RESHAPE = 0.25  # share of the crop's side by which masks are grown or softened at most
+
+
 def check_shape(name: str, array: Any, shape: tuple[int | None, ...]) -> None:
     """Raise ValueError unless `array` has the shape, `None` standing for any length."""
     seen = tuple(int(n) for n in array.shape)
@@ -359,6 +362,11 @@ class RenderPlan:
         feather: width of the soft border, as a share of the crop's side.
         mask_min: masks below this count as 0; raise it where an edit is held back.
         mask_max: masks above this count as 1; linear between.
+        mask_dilate: grows what is kept by this share of the crop's side; below 0 it shrinks.
+        mask_blur: softens the mask by a Gaussian; its standard deviation as a share of the crop's
+            side.
+        mask_override: painted masks, white = keep the source: a folder of pictures named by frame
+            number, one such picture, or a video of masks; None = none.
         batch_size: crops per network pass.
     """
 
@@ -367,6 +375,9 @@ class RenderPlan:
     feather: float = 0.08
     mask_min: float = 0.0
     mask_max: float = 1.0
+    mask_dilate: float = 0.0
+    mask_blur: float = 0.0
+    mask_override: Path | None = None
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -376,6 +387,15 @@ class RenderPlan:
             raise ValueError(
                 f"mask_min is {self.mask_min} and mask_max {self.mask_max}, "
                 "expected 0 <= mask_min < mask_max <= 1"
+            )
+        if not -LARGEST_RESHAPE <= self.mask_dilate <= LARGEST_RESHAPE:
+            raise ValueError(
+                f"mask_dilate is {self.mask_dilate}, expected a share from -{LARGEST_RESHAPE} to "
+                f"{LARGEST_RESHAPE}"
+            )
+        if not 0 <= self.mask_blur <= LARGEST_RESHAPE:
+            raise ValueError(
+                f"mask_blur is {self.mask_blur}, expected a share from 0 to {LARGEST_RESHAPE}"
             )
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}, expected 1 or more")

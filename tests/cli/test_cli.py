@@ -58,6 +58,9 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
         (["--face", "7", "--end", "0.1", "--edit", "age=1"], 2, "face"),
         (["--device", "tpu"], 2, "device 'tpu' is unknown"),
         (["--report", "/nowhere/at/all.json"], 1, "is not a directory"),
+        (["--analysis", "/nowhere.npz"], 1, "is not a file, expected an analysis"),
+        (["--save-analysis", "/nowhere/at/all.npz"], 1, "is not a directory"),
+        (["--mask-override", "/nowhere"], 2, "holds no painted mask"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(tmp_path, capsys, arguments, status, message):
@@ -66,6 +69,21 @@ def test_what_cannot_be_done_is_refused_in_one_line(tmp_path, capsys, arguments,
     assert message in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_edit_keeps_its_analysis_and_the_next_one_uses_it(tmp_path, capsys):
+    kept, report = tmp_path / "kept.npz", tmp_path / "report.json"
+    arguments = ("edit", SAMPLE, "--edit", "smile=2", "--quiet")
+    first = (*arguments, "-o", tmp_path / "a.mp4", "--end", "0.12", "--save-analysis", kept)
+    assert run(capsys, *first)[0] == 0
+    again = (*arguments, "-o", tmp_path / "b.mp4", "--analysis", kept, "--report", report)
+    assert run(capsys, *again)[0] == 0
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+    assert json.loads(report.read_text())["analysis"] == str(kept)
+    refused = (*again, "--force", "--align-smoothing", "none")
+    status, _, err = run(capsys, *refused)
+    assert status == 2
+    assert "was made with align smoothing" in err
 
 
 def test_sources_that_are_no_clips_are_refused(tmp_path, capsys):

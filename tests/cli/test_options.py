@@ -1,11 +1,13 @@
 import argparse
 import io
+from pathlib import Path
 
 import pytest
 
 from stabilizers import GaussianFilter
 from vidinvert.cli import build_parser
-from vidinvert.cli.options import ProgressBars, count, filter_text, number, plans_from
+from vidinvert.cli.options import ProgressBars, count, filter_text, number, plans_from, span_from
+from vidinvert.pipeline import Span
 from vidinvert.types import Plans
 
 EDIT = ["edit", "in.mp4", "-o", "out.mp4"]
@@ -52,6 +54,24 @@ def test_options_that_are_given_reach_the_plans():
     assert plans.stabilizer.transforms == GaussianFilter(sigma_seconds=0.5)
     assert plans.stabilizer.latents == Plans().stabilizer.latents
     assert plans.tracking.min_score == 0.7
+
+
+def test_masks_are_shaped_as_the_options_say():
+    given = ["--mask-min", "0.1", "--mask-max", "0.9", "--mask-dilate", "-0.02"]
+    more = ["--mask-blur", "0.01", "--mask-override", "painted"]
+    render = plans_from(build_parser().parse_args([*EDIT, *given, *more])).render
+    assert (render.mask_min, render.mask_max) == (0.1, 0.9)
+    assert (render.mask_dilate, render.mask_blur) == (-0.02, 0.01)
+    assert render.mask_override == Path("painted")
+
+
+def test_a_span_is_given_only_where_the_options_name_one():
+    def span(*options):
+        return span_from(build_parser().parse_args([*EDIT, *options]))
+
+    assert span() is None
+    assert span("--start", "0") == Span()
+    assert span("--end", "2") == Span(end_seconds=2.0)
 
 
 def test_every_stage_has_a_bar_of_its_own(monkeypatch):

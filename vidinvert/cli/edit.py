@@ -9,11 +9,14 @@ from typing import Any
 from vidinvert.cli.options import (
     ProgressBars,
     add_common_options,
+    add_face_options,
+    add_look_options,
     add_pack_options,
-    filter_text,
+    check_options,
     load_models,
     number,
     plans_from,
+    span_from,
 )
 
 
@@ -34,46 +37,18 @@ def add_parser(commands: Any) -> None:
         help="as smile=2, smile=0@0s,3@2s,0@4s or smile=2:face=1; may be repeated. "
         "`vidinvert models show mini` lists the names",
     )
+    add_face_options(parser)
     parser.add_argument(
-        "--face", default="largest", help="largest, all, numbers as 0,2, or a photo (largest)"
+        "--allow-no-face", action="store_true", help="copy a clip without faces instead of failing"
     )
-    _add_detail_options(parser)
+    add_look_options(parser)
+    _add_output_options(parser)
     add_pack_options(parser)
     add_common_options(parser)
     parser.set_defaults(run=run)
 
 
-def _add_detail_options(parser: argparse.ArgumentParser) -> None:
-    tracking = parser.add_argument_group("finding faces")
-    tracking.add_argument("--min-score", type=number(0.01, 0.99), default=0.5, help="(0.5)")
-    tracking.add_argument("--min-size", type=number(0), default=24.0, help="in pixels (24)")
-    tracking.add_argument("--start", type=number(0), default=0.0, help="in seconds")
-    tracking.add_argument("--end", type=number(0), help="in seconds")
-    tracking.add_argument(
-        "--allow-no-face", action="store_true", help="copy a clip without faces instead of failing"
-    )
-    look = parser.add_argument_group("look")
-    for name, what in (("align", "crop"), ("latent", "codes"), ("mask", "mask")):
-        look.add_argument(
-            f"--{name}-smoothing",
-            type=filter_text,
-            metavar="FILTER",
-            help=f"of the {what}: none or gaussian:sigma=SECONDS",
-        )
-    look.add_argument(
-        "--composite",
-        choices=("warped", "residual", "generated"),
-        default="warped",
-        help="move the source's pixels as the edit does, add the change to them, or show the "
-        "generator's picture (warped)",
-    )
-    look.add_argument("--seam", choices=("feather",), default="feather")
-    look.add_argument(
-        "--mask-min", type=number(0, 1), default=0.0, help="masks below count as 0 (0)"
-    )
-    look.add_argument(
-        "--mask-max", type=number(0, 1), default=1.0, help="masks above count as 1 (1)"
-    )
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
     coding = parser.add_argument_group("output")
     coding.add_argument("--codec", help="as libx264 (the source's)")
     coding.add_argument("--crf", type=number(0, 63), help="quality, lower is better")
@@ -88,13 +63,10 @@ def _add_detail_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Edit the clip; prints the output's path."""
-    from vidinvert.errors import EncodeError, PlanError
-    from vidinvert.pipeline import Span, edit_video
+    from vidinvert.errors import EncodeError
+    from vidinvert.pipeline import edit_video
 
-    if options.mask_max <= options.mask_min:
-        raise PlanError(f"--mask-max {options.mask_max:g} must lie above --mask-min.")
-    if options.end is not None and options.end <= options.start:
-        raise PlanError(f"--end {options.end:g} must lie after --start {options.start:g}.")
+    check_options(options)
     report = options.report
     if report is not None and report.exists() and not options.force:
         raise EncodeError(f"{report} exists already; choose another --report or add --force.")
@@ -112,10 +84,12 @@ def run(options: argparse.Namespace) -> int:
             pack=models,
             plans=plans_from(options),
             face=options.face,
-            span=Span(start_seconds=options.start, end_seconds=options.end),
+            span=span_from(options),
             overwrite=options.force,
             allow_no_face=options.allow_no_face,
             save_masks=options.save_masks,
+            analysis=options.analysis,
+            save_analysis=options.save_analysis,
             progress=bars,
         )
     finally:
@@ -141,7 +115,7 @@ def _dry_run(options: argparse.Namespace) -> int:
     plan = parse_edits(options.edit, load_directions(pack))
     info = probe(options.source)
     check_target(options.output, like=info, overwrite=options.force)
-    first, last = frame_range(info, Span(start_seconds=options.start, end_seconds=options.end))
+    first, last = frame_range(info, span_from(options) or Span())
     described = {
         "source": str(info.path),
         "output": str(options.output),
@@ -152,7 +126,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         "reader_reason": info.reader_reason,
         "audio_tracks": len(info.audio),
         "edit": list(plan.text),
-        "face": options.face,
+        "face": options.face or "largest",
         "pack": {"name": pack.name, "sha256": pack.sha256},
         "method": options.method,
     }

@@ -5,13 +5,14 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 if TYPE_CHECKING:
     from stabilizers import StabilizerPlan
-    from vidinvert.pipeline import Models
+    from vidinvert.pipeline import Models, Span
     from vidinvert.types import Plans
 
 METHODS = ("samm", "diffcam", "indomain", "force-indomain", "e4e", "restyle")
@@ -70,6 +71,100 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
 
 
+def add_face_options(parser: argparse.ArgumentParser) -> None:
+    """Add what decides which frames and which faces are worked on."""
+    parser.add_argument(
+        "--face",
+        help="largest, all, numbers as 0,2, or a photo (largest; with --analysis: all it holds)",
+    )
+    tracking = parser.add_argument_group("finding faces")
+    tracking.add_argument("--min-score", type=number(0.01, 0.99), default=0.5, help="(0.5)")
+    tracking.add_argument("--min-size", type=number(0), default=24.0, help="in pixels (24)")
+    tracking.add_argument("--start", type=number(0), help="in seconds")
+    tracking.add_argument("--end", type=number(0), help="in seconds")
+    kept = tracking.add_mutually_exclusive_group()
+    kept.add_argument(
+        "--analysis",
+        type=Path,
+        metavar="FILE.npz",
+        help="take faces, codes and masks from a kept analysis instead of measuring again",
+    )
+    kept.add_argument(
+        "--save-analysis", type=Path, metavar="FILE.npz", help="keep what was measured"
+    )
+
+
+def add_look_options(parser: argparse.ArgumentParser) -> None:
+    """Add what decides how faces come back into the frames."""
+    look = parser.add_argument_group("look")
+    for name, what in (("align", "crop"), ("latent", "codes"), ("mask", "mask")):
+        look.add_argument(
+            f"--{name}-smoothing",
+            type=filter_text,
+            metavar="FILTER",
+            help=f"of the {what}: none or gaussian:sigma=SECONDS",
+        )
+    look.add_argument(
+        "--composite",
+        choices=("warped", "residual", "generated"),
+        default="warped",
+        help="move the source's pixels as the edit does, add the change to them, or show the "
+        "generator's picture (warped)",
+    )
+    look.add_argument("--seam", choices=("feather",), default="feather")
+    masks = parser.add_argument_group("masks (1 = the source is kept)")
+    masks.add_argument(
+        "--mask-min", type=number(0, 1), default=0.0, help="masks below count as 0 (0)"
+    )
+    masks.add_argument(
+        "--mask-max", type=number(0, 1), default=1.0, help="masks above count as 1 (1)"
+    )
+    masks.add_argument(
+        "--mask-dilate",
+        type=number(-0.25, 0.25),
+        default=0.0,
+        metavar="SHARE",
+        help="grow what is kept by this share of the crop's side; below 0 shrink it (0)",
+    )
+    masks.add_argument(
+        "--mask-blur",
+        type=number(0, 0.25),
+        default=0.0,
+        metavar="SHARE",
+        help="soften the mask by this share of the crop's side (0)",
+    )
+    masks.add_argument(
+        "--mask-override",
+        type=Path,
+        metavar="DIR|FILE",
+        help="painted masks of a frame's size, white = keep the source: pictures named by frame "
+        "number, or a video of masks",
+    )
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Check what no single option can say.
+
+    Raises:
+        PlanError: the mask's limits or the part of the clip are the wrong way round.
+    """
+    from vidinvert.errors import PlanError
+
+    if options.mask_max <= options.mask_min:
+        raise PlanError(f"--mask-max {options.mask_max:g} must lie above --mask-min.")
+    if options.end is not None and options.end <= (options.start or 0.0):
+        raise PlanError(f"--end {options.end:g} must lie after --start {options.start or 0:g}.")
+
+
+def span_from(options: argparse.Namespace) -> "Span | None":
+    """Turn --start and --end into a span; None where neither is given."""
+    from vidinvert.pipeline import Span
+
+    if options.start is None and options.end is None:
+        return None
+    return Span(start_seconds=options.start or 0.0, end_seconds=options.end)
+
+
 def load_models(options: argparse.Namespace) -> "Models":
     """Load the face pack that the options name, on the device they choose."""
     import torch
@@ -103,6 +198,9 @@ def plans_from(options: argparse.Namespace) -> "Plans":
             seam=options.seam,
             mask_min=options.mask_min,
             mask_max=options.mask_max,
+            mask_dilate=options.mask_dilate,
+            mask_blur=options.mask_blur,
+            mask_override=options.mask_override,
             batch_size=options.batch_size,
         ),
         encode=EncodeSettings(

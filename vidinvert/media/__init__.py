@@ -6,9 +6,10 @@ from vidinvert.media.encode import VideoWriter, copy_clip
 from vidinvert.media.overlap import read_ahead
 from vidinvert.media.probe import probe
 from vidinvert.media.shots import ShotDetector
-from vidinvert.media.targets import check_target
+from vidinvert.media.targets import PendingFile, check_target
 
 __all__ = [
+    "PendingFile",
     "ShotDetector",
     "VideoWriter",
     "check_target",

@@ -2,7 +2,7 @@
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -50,25 +50,42 @@ class PendingFile:
     The constructor checks everything that can be known before any work is done; `create` makes the
     file, `commit` renames it, `discard` removes it.
 
+    Args:
+        target: the output.
+        source: the clip that it is made from, which it must not replace.
+        overwrite: replace an existing file.
+        suffixes: those that the target's name may have.
+
+    Attributes:
+        path: of the temporary file.
+        format: the muxer's name; empty where the file is no clip.
+
     Raises:
         EncodeError: the suffix is unknown, the directory is missing or may not be written, `target`
             is the source, a directory, or exists and may not be replaced.
     """
 
-    def __init__(self, target: str | Path, *, source: Path, overwrite: bool) -> None:
+    def __init__(
+        self,
+        target: str | Path,
+        *,
+        source: Path,
+        overwrite: bool,
+        suffixes: Collection[str] = tuple(MUXERS),
+    ) -> None:
         self.target = Path(os.path.abspath(target))
         self._overwrite = overwrite
         with encode_errors(self.target):
-            self._check(source)
-        self.format = MUXERS[self.target.suffix.lower()]
+            self._check(source, suffixes)
+        self.format = MUXERS.get(self.target.suffix.lower(), "")
         self.path = self.target.parent / f".vidinvert-{secrets.token_hex(6)}.partial"
 
-    def _check(self, source: Path) -> None:
+    def _check(self, source: Path, suffixes: Collection[str]) -> None:
         name = shown(self.target)
         directory = self.target.parent
-        if self.target.suffix.lower() not in MUXERS:
+        if self.target.suffix.lower() not in suffixes:
             raise EncodeError(
-                f"{name} ends in {self.target.suffix!r}, expected one of {', '.join(MUXERS)}; "
+                f"{name} ends in {self.target.suffix!r}, expected one of {', '.join(suffixes)}; "
                 "choose a name with such a suffix"
             )
         if not directory.is_dir():
