@@ -8,6 +8,8 @@ from vidinvert.networks.eigen import (
     EigenGenerator,
     LatentDiscriminator,
     merge_bands,
+    quantise_bases,
+    restore_bases,
     split_bands,
 )
 
@@ -127,3 +129,20 @@ def test_the_discriminator_gives_a_logit_a_picture_and_one_a_patch():
     assert logits.shape == (3,)
     assert patches.shape == (3, 1, 8, 8)
     assert network(random_latents(1))[0].isfinite().all()  # no spread within a batch of one
+
+
+def test_quantised_bases_come_back_within_half_a_step():
+    state = {f"basis.{name}": value for name, value in random_basis().state_dict().items()}
+    stored = quantise_bases(state)
+    assert stored["basis.basis_2"].dtype == torch.int8
+    restored = restore_bases(stored)
+    assert set(restored) == set(state)
+    for level in range(4):
+        step = stored[f"basis.scale_{level}"][:, None]
+        difference = (restored[f"basis.basis_{level}"] - state[f"basis.basis_{level}"]).abs()
+        assert (difference <= 0.5 * step + 1e-7).all()
+
+
+def test_bases_that_were_not_quantised_are_left_alone():
+    state = dict(random_basis().state_dict())
+    assert all(value is state[name] for name, value in restore_bases(state).items())

@@ -10,6 +10,7 @@ from vidinvert.training.directions import (
     measure_faces,
     predict_ratings,
     read_ratings,
+    shrink,
 )
 
 SHAPE = (2, 6)
@@ -103,6 +104,18 @@ def test_ratings_are_read_by_file_and_name(tmp_path):
     assert read_ratings(table, ["age", "gender"]) == expected
 
 
+def test_ratings_whose_scale_runs_the_other_way_are_turned_and_absent_ones_left_out(tmp_path):
+    table = tmp_path / "ratings.csv"
+    table.write_text("file,hair_color\na.png,80\n")
+    assert read_ratings(table, ["hair_brightness", "age"]) == {"a.png": {"hair_brightness": 20.0}}
+
+
+def test_coefficients_that_chance_explains_vanish_and_large_ones_stay():
+    errors = np.full((1, 4), 0.1)
+    shrunk = shrink(np.array([[0.1, -0.2, 10.0, 0.0]]), errors)
+    np.testing.assert_allclose(shrunk, [[0.0, 0.0, 9.996, 0.0]], atol=1e-9)
+
+
 class CentreNetwork:
     """Finds every landmark at the brightest place of a picture, spread a little."""
 
@@ -131,7 +144,7 @@ def measured():
 def test_pictures_are_measured_and_then_their_mirror_images(measured):
     assert set(LANDMARK_ATTRIBUTES) < set(measured)
     assert {values.shape for values in measured.values()} == {(10,)}
-    for name in ("smile", "mouth_open", "eyes_open", "eye_distance", "eye_y", "nose_drop"):
+    for name in ("smile", "mouth_open", "eyes_open", "eye_distance", "eye_y", "pitch"):
         np.testing.assert_allclose(measured[name][5:], measured[name][:5], err_msg=name)
     for name in ("yaw", "side_light", "roll"):
         np.testing.assert_allclose(measured[name][5:], -measured[name][:5], atol=1e-12)

@@ -7,6 +7,7 @@ import torch
 from tests.training.tiny import changed, perceptual, random_basis, snapshot
 from vidinvert.networks.autoencoder import FaceDecoder
 from vidinvert.training.autoencoder import freeze
+from vidinvert.training.critic import AttributeCritic
 from vidinvert.training.generator import GeneratorRecipe, head_prior
 
 
@@ -21,6 +22,7 @@ def small_recipe(seed=0):
         perceptual(),
         {"smile": torch.randn(4, 8), "gender": torch.randn(4, 8)},
         local=[True, False],
+        critic=freeze(AttributeCritic(5)),
         validation=latents[:1],
         seed=seed,
     )
@@ -34,7 +36,7 @@ def recipe():
 def test_an_early_step_trains_the_refiner_alone(recipe):
     before = {name: snapshot(module) for name, module in recipe.modules.items()}
     losses = recipe.step(0, 2, 0.0)
-    assert set(losses) == {"l1", "mse", "pixel", "squeeze", "outside", "code"}
+    assert set(losses) == {"l1", "mse", "pixel", "squeeze", "outside", "code", "missed", "leaked"}
     assert all(math.isfinite(value) for value in losses.values())
     moved = changed(recipe.modules["generator"], before["generator"])
     assert moved

@@ -50,7 +50,8 @@ def expression_measures(landmarks: NDArray[np.float64]) -> dict[str, NDArray[np.
     `smile`: width of the mouth plus twice the lift of its corners over its middle; `mouth_open`:
     gap between the inner lips; `eyes_open`: mean opening of the eyes over their width; `yaw`: the
     nose tip's sideways offset from the middle of the jaw's ends, positive when the face looks to
-    the right of the picture.
+    the right of the picture; `pitch`: how high the nose tip lies between mouth (0) and eyes (1),
+    greater when the face looks up.
     """
     eyes = np.stack([landmarks[:, 36:42].mean(axis=1), landmarks[:, 42:48].mean(axis=1)], axis=1)
     across = eyes[:, 1] - eyes[:, 0]
@@ -66,11 +67,15 @@ def expression_measures(landmarks: NDArray[np.float64]) -> dict[str, NDArray[np.
     opening = (_eye_opening(landmarks[:, 36:42]) + _eye_opening(landmarks[:, 42:48])) / 2
     jaw = (landmarks[:, 1] + landmarks[:, 15]) / 2
     turn = ((landmarks[:, 30] - jaw) * right).sum(axis=1)
+    between = eyes.mean(axis=1)
+    mouth_drop = ((landmarks[:, 48:60].mean(axis=1) - between) * down).sum(axis=1)
+    nose_drop = ((landmarks[:, 30] - between) * down).sum(axis=1)
     return {
         "smile": width / distance + 2.0 * lift / distance,
         "mouth_open": gap / distance,
         "eyes_open": opening,
         "yaw": turn / distance,
+        "pitch": 1.0 - nose_drop / mouth_drop,
     }
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vidinvert.checkpoints import fill_module, load_part, select
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
-from vidinvert.networks.eigen import EigenGenerator
+from vidinvert.networks.eigen import EigenGenerator, restore_bases
 from vidinvert.networks.eigen_samm import align_decoder, eigen_samm
 from vidinvert.networks.ops import prepare, set_precision
 from vidinvert.networks.samm import SAMM, combine_masks
@@ -59,7 +59,7 @@ def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenSamm:
     for module, part, state in (
         (encoder, "autoencoder", select(autoencoder, "encoder.")),
         (decoder, "autoencoder", select(autoencoder, "decoder.")),
-        (generator, "generator", load_part(pack, "generator")),
+        (generator, "generator", restore_bases(load_part(pack, "generator"))),
         (samm, "samm", load_part(pack, "samm")),
     ):
         full = {name: tensor.float() for name, tensor in state.items()}

@@ -7,7 +7,8 @@ transform ("trunk") is a linear generator. A style generator with StyleGAN2's mo
 (Karras et al., CVPR 2020) refines the trunk, coarse to fine.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,6 +21,8 @@ from vidinvert.networks.ops import ModulatedConv2d, leaky_relu
 LEVEL_CELLS = (4, 8, 16, 32)
 REFINER_WIDTHS = (256, 256, 160, 96)
 STYLE_START = 0.2  # the styles' deviation at the start, around 1
+BASIS_NAME = re.compile(r"((?:.*\.)?)basis_(\d+)")
+SCALE_NAME = re.compile(r"(?:.*\.)?scale_\d+")
 RESIDUAL_START = 0.05  # the refiner's outputs at the start
 
 
@@ -75,22 +78,54 @@ class EigenBasis(nn.Module):
         return mean, basis, sigma
 
     def codes(self, latents: Tensor) -> Tensor:
-        """Project latents (N, 32, 32, 32) to w_plus (N, 4, D), about unit variance."""
+        """Project latents (N, 32, 32, 32) to w_plus (N, 4, D) float32, about unit variance."""
         rows = []
-        for level, band in enumerate(split_bands(latents.float())):
-            mean, basis, sigma = self.level(level)
-            row = (band.flatten(1) - mean) @ basis.T / sigma  # (N, K_l)
-            rows.append(F.pad(row, (0, self.style_width - row.shape[1])))
+        with torch.autocast(latents.device.type, enabled=False):
+            for level, band in enumerate(split_bands(latents.float())):
+                mean, basis, sigma = self.level(level)
+                row = (band.flatten(1) - mean) @ basis.T / sigma  # (N, K_l)
+                rows.append(F.pad(row, (0, self.style_width - row.shape[1])))
         return torch.stack(rows, dim=1)
 
     def bands(self, w_plus: Tensor) -> list[Tensor]:
-        """Turn w_plus (N, 4, D) back into bands of 4, 8, 16 and 32 cells."""
+        """Turn w_plus (N, 4, D) back into float32 bands of 4, 8, 16 and 32 cells."""
         bands = []
-        for level, cells in enumerate(LEVEL_CELLS):
-            mean, basis, sigma = self.level(level)
-            flat = (w_plus[:, level, : basis.shape[0]].float() * sigma) @ basis + mean
-            bands.append(flat.view(-1, self.channels, cells, cells))
+        with torch.autocast(w_plus.device.type, enabled=False):
+            for level, cells in enumerate(LEVEL_CELLS):
+                mean, basis, sigma = self.level(level)
+                flat = (w_plus[:, level, : basis.shape[0]].float() * sigma) @ basis + mean
+                bands.append(flat.view(-1, self.channels, cells, cells))
         return bands
+
+
+def quantise_bases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Store every `basis_l` of a state dict as int8 rows with a float32 `scale_l` (K_l,).
+
+    The rows are orthonormal and near Gaussian, so the steps are 40 dB below the values, and the
+    bases, which are most of a pack, take half the space of float16.
+    """
+    stored: dict[str, Tensor] = {}
+    for name, value in state.items():
+        match = BASIS_NAME.fullmatch(name)
+        if match is None:
+            stored[name] = value
+            continue
+        scale = value.float().abs().amax(dim=1).clamp_min(1e-12) / 127.0
+        stored[name] = (value.float() / scale[:, None]).round().to(torch.int8)
+        stored[f"{match[1]}scale_{match[2]}"] = scale
+    return stored
+
+
+def restore_bases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Undo `quantise_bases`; a state dict without quantised bases comes back as it is."""
+    restored: dict[str, Tensor] = {}
+    for name, value in state.items():
+        match = BASIS_NAME.fullmatch(name)
+        if match is not None and value.dtype == torch.int8:
+            value = value.float() * state[f"{match[1]}scale_{match[2]}"].float()[:, None]
+        if SCALE_NAME.fullmatch(name) is None:
+            restored[name] = value
+    return restored
 
 
 class StyledConv(nn.Module):
@@ -109,7 +144,7 @@ class StyledConv(nn.Module):
         self.conv = ModulatedConv2d(
             inputs, outputs, kernel, style_width=style_width, demodulate=demodulate
         )
-        with torch.no_grad():  # codes have unit variance in up to 512 columns: start gently
+        with torch.no_grad():  # codes have unit variance in hundreds of columns: start gently
             self.conv.modulation.weight.mul_(STYLE_START)
         self.bias = nn.Parameter(torch.zeros(outputs))
 

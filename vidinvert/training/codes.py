@@ -13,7 +13,7 @@ from vidinvert.networks.autoencoder import FaceEncoder
 from vidinvert.networks.eigen import LEVEL_CELLS, EigenBasis, split_bands
 from vidinvert.training.data import FaceSet, generator_at, jitter
 
-COMPONENTS = (512, 512, 384, 256)  # principal components kept per band, coarse first
+COMPONENTS = (512, 1024, 1024, 768)  # principal components kept per band, coarse first
 SIGMA_FLOOR = 0.02  # of the largest: whitening must not blow up the noise of the last components
 
 
@@ -39,7 +39,7 @@ def encode_copies(
     for start in range(0, total, batch_size):
         stop = min(start + batch_size, total)
         batch = np.stack([_copy(faces, rows, n, seed) for n in range(start, stop)])
-        latents[start:stop] = encoder(pictures.to_float(batch)).latents.numpy()
+        latents[start:stop] = encoder(pictures.to_float(batch)).latents.float().numpy()
         if progress is not None:
             progress(stop, total)
     return latents
@@ -88,7 +88,7 @@ def fit_basis(
 
 
 def principal_components(
-    data: Tensor, count: int, *, seed: int = 0, rounds: int = 5
+    data: Tensor, count: int, *, seed: int = 0, rounds: int = 3
 ) -> tuple[Tensor, Tensor]:
     """Return the `count` leading directions (count, d) of centred data (M, d) and their deviations.
 

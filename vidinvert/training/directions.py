@@ -20,8 +20,18 @@ from vidinvert.types import LatentDirection
 
 Float64Array = NDArray[np.float64]
 
-LANDMARK_ATTRIBUTES = ("smile", "mouth_open", "eyes_open", "yaw")
-RATED_ATTRIBUTES = ("age", "gender", "weight", "long_haired")
+LANDMARK_ATTRIBUTES = ("smile", "mouth_open", "eyes_open", "yaw", "pitch")
+COLOUR_ATTRIBUTES = {"skin_warmth": "face_warmth"}  # direction -> what is measured for it
+RATED_ATTRIBUTES = {  # direction -> column of the ratings, and whether more of it means less
+    "age": ("age", False),
+    "gender": ("gender", False),
+    "weight": ("weight", False),
+    "long_haired": ("long_haired", False),
+    "hair_brightness": ("hair_color", True),
+    "happy": ("happy", False),
+}
+# Read off faces as much by smile and open mouth as by itself: regressed without these two.
+COMPOUND_ATTRIBUTES = {"happy": ("smile", "mouth_open")}
 RIDGE = 0.02  # of the samples' number: the ridge on codes when a rating is predicted from them
 
 
@@ -76,13 +86,11 @@ def _placement(landmarks: Float64Array) -> dict[str, Float64Array]:
     """
     left, right = landmarks[:, 36:42].mean(axis=1), landmarks[:, 42:48].mean(axis=1)
     middle = (left + right) / 2
-    nose = landmarks[:, 30] - middle
     return {
         "eye_distance": np.linalg.norm(right - left, axis=1),
         "eye_x": middle[:, 0],
         "eye_y": middle[:, 1],
         "roll": np.arctan2(right[:, 1] - left[:, 1], right[:, 0] - left[:, 0]),
-        "nose_drop": nose[:, 1],
     }
 
 
@@ -105,12 +113,18 @@ def _light(images: NDArray[np.uint8]) -> dict[str, Float64Array]:
 
 
 def read_ratings(path: Path, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Read mean ratings by file name, each attribute in 0..100."""
+    """Read mean ratings in 0..100 by file name: of `names`, those whose column is there."""
+    ratings: dict[str, dict[str, float]] = {}
     with path.open(newline="", encoding="utf-8") as stream:
-        return {
-            row["file"]: {name: float(row[name]) for name in names}
-            for row in csv.DictReader(stream)
-        }
+        for row in csv.DictReader(stream):
+            found: dict[str, float] = {}
+            for name in names:
+                column, reversed_scale = RATED_ATTRIBUTES[name]
+                if column in row:
+                    value = float(row[column])
+                    found[name] = 100.0 - value if reversed_scale else value
+            ratings[row["file"]] = found
+    return ratings
 
 
 def predict_ratings(
@@ -170,7 +184,7 @@ def fit_directions(
     values = np.stack([attributes[name] for name in order], axis=1)
     standard = (values - values.mean(axis=0)) / values.std(axis=0)
     held = groups % 5 == 0
-    coefficients = _least_squares(standard, codes)
+    coefficients = shrink(*_least_squares(standard, codes))
     fitted: dict[str, FittedDirection] = {}
     for name in names:
         column = order.index(name)
@@ -189,10 +203,26 @@ def fit_directions(
     return fitted
 
 
-def _least_squares(standard: Float64Array, codes: Float64Array) -> Float64Array:
+def _least_squares(
+    standard: Float64Array, codes: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """Return the coefficients (A, K) and their standard errors."""
     inputs = np.concatenate([standard, np.ones((len(standard), 1))], axis=1)
     gram = inputs.T @ inputs + 1e-3 * len(inputs) * np.eye(inputs.shape[1])
-    return _solve(gram, inputs.T @ codes)[:-1]
+    found = _solve(gram, inputs.T @ codes)
+    noise = np.square(codes - inputs @ found).mean(axis=0)  # (K,)
+    spread = np.diag(np.linalg.inv(gram))  # (A + 1,)
+    return found[:-1], np.sqrt(spread[:-1, None] * noise)
+
+
+def shrink(coefficients: Float64Array, errors: Float64Array) -> Float64Array:
+    """Pull coefficients towards 0 as far as chance explains them: c * max(0, 1 - (2 e / c)^2).
+
+    The fine codes are many and each is nearly noise; without this a direction carries a grain that
+    grows with the strength (positive-part James-Stein shrinkage, at two standard errors).
+    """
+    share = np.square(2.0 * errors / np.where(coefficients == 0.0, 1.0, coefficients))
+    return coefficients * np.clip(1.0 - share, 0.0, None)
 
 
 def _read_out(codes: Float64Array, target: Float64Array, held: NDArray[np.bool_]) -> float:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from vidinvert.networks.autoencoder import FaceDecoder
 from vidinvert.networks.eigen import EigenBasis, EigenGenerator, LatentDiscriminator
 from vidinvert.networks.squeezenet import SqueezeFeatures
+from vidinvert.training.critic import AttributeCritic, wanted_change
 from vidinvert.training.data import generator_at
 from vidinvert.training.loop import channels_last, tile
 
@@ -38,6 +39,8 @@ class GeneratorSettings:
         discriminate_from: share of the run from which the discriminator learns.
         adversarial_from: share of the run from which the generator listens to it.
         edit_deviation: of the random strengths of training edits.
+        judged: norm of the attribute judge's gradient, as a share of the reconstruction's, while
+            edits miss by half a standard deviation or more; less as they come closer.
         r1: weight of the gradient penalty (Mescheder et al., 2018), every eighth step.
     """
 
@@ -50,7 +53,8 @@ class GeneratorSettings:
     adversarial: float = 0.5
     discriminate_from: float = 0.15
     adversarial_from: float = 0.25
-    edit_deviation: float = 1.3
+    edit_deviation: float = 1.5
+    judged: float = 0.6
     r1: float = 4.0
 
 
@@ -71,6 +75,8 @@ class GeneratorRecipe:
         decoder: the trained decoder; frozen.
         directions: vectors (L, D) whose random mixtures are the training edits.
         local: for each direction, whether it must leave the outside of the head alone.
+        critic: the frozen judge of attributes; its first outputs are those of `directions`, the
+            others are what no edit may change.
         validation: float16 latents for the contact sheet and `evaluate`.
     """
 
@@ -83,6 +89,7 @@ class GeneratorRecipe:
         directions: Mapping[str, Tensor],
         *,
         local: Sequence[bool],
+        critic: AttributeCritic,
         validation: NDArray[np.float16],
         settings: GeneratorSettings | None = None,
         seed: int = 0,
@@ -112,6 +119,7 @@ class GeneratorRecipe:
         self._names = tuple(directions)
         self._directions = torch.stack([directions[name] for name in self._names])  # (A, L, D)
         self._local = torch.tensor(list(local), dtype=torch.float32)
+        self._critic = critic
         self._outside = head_prior(latents.shape[-1])
         self._validation, self._seed = validation, seed
 
@@ -125,7 +133,7 @@ class GeneratorRecipe:
         half = batch_size // 2
         with torch.no_grad():
             codes = self._generator.basis.codes(real)  # (N, L, D)
-            edited_codes, local = self._edit(codes[:half], rng)
+            edited_codes, local, strengths = self._edit(codes[:half], rng)
         both = self._generator(torch.cat([codes, edited_codes])).latents
         leaf = both.detach().requires_grad_(True)
         plain, edited = leaf[:batch_size], leaf[batch_size:]
@@ -138,6 +146,7 @@ class GeneratorRecipe:
         losses.update(outside=outside.item(), code=code.item())
         total = reconstruction + settings.local_weight * outside + settings.code_weight * code
         (gradient,) = torch.autograd.grad(total, leaf)
+        gradient = gradient + self._judged_gradient(leaf, real, strengths, gradient, losses)
         if share >= settings.adversarial_from:
             gradient = gradient + self._adversarial_gradient(leaf, real, half, gradient, losses)
         optimizer = self.optimizers["generator"]
@@ -150,8 +159,12 @@ class GeneratorRecipe:
             self._discriminate(real, fakes, images_seen, batch_size, losses)
         return losses
 
-    def _edit(self, codes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Add two random directions to codes (N, L, D); also return how local each edit must be."""
+    def _edit(self, codes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Add two random directions to codes (N, L, D).
+
+        Returns:
+            The codes, how local each edit must be (N,), and the strengths (N, A).
+        """
         count = len(codes)
         strengths = torch.zeros(count, len(self._names))
         for _ in range(2):
@@ -161,7 +174,7 @@ class GeneratorRecipe:
         edited = codes + torch.einsum("na,ald->nld", strengths, self._directions)
         weight = strengths.abs()
         local = (weight * self._local).sum(dim=1) / weight.sum(dim=1).clamp_min(1e-6)
-        return edited, local
+        return edited, local, strengths
 
     def _reconstruction(
         self, plain: Tensor, real: Tensor, rng: np.random.Generator, losses: dict[str, float]
@@ -181,6 +194,35 @@ class GeneratorRecipe:
         )
         weight = self.settings.pixel_weight
         return absolute + 0.5 * squared + weight * (pixels + perceptual)
+
+    def _judged_gradient(
+        self,
+        leaf: Tensor,
+        real: Tensor,
+        strengths: Tensor,
+        gradient: Tensor,
+        losses: dict[str, float],
+    ) -> Tensor:
+        """Gradient at the latents that makes residual edits go as far as they say, and no further.
+
+        It is scaled to the reconstruction's, and fades as the edits come close to what they say.
+        """
+        half = len(strengths)
+        plain, edited = leaf[: len(real)], leaf[len(real) :]
+        with torch.no_grad():
+            before = self._critic(real[:half]).float()
+            aim = F.pad(strengths, (0, before.shape[1] - strengths.shape[1]))
+            wanted = wanted_change(before, aim)
+        moved = self._critic(real[:half] + edited - plain[:half].detach()).float() - before
+        miss = F.smooth_l1_loss(moved, wanted, reduction="none", beta=0.5)
+        asked = strengths != 0
+        named = strengths.shape[1]
+        loss = miss.mean() + miss[:, :named][asked].mean()
+        (judged,) = torch.autograd.grad(loss, leaf)
+        losses["missed"] = float((moved - wanted)[:, :named][asked].abs().mean().detach())
+        losses["leaked"] = float((moved.detach()[:, :named] * ~asked).abs().mean())
+        scale = gradient.norm() / judged.norm().clamp_min(1e-12)
+        return judged * scale * self.settings.judged * min(1.0, losses["missed"] / 0.5)
 
     def _adversarial_gradient(
         self, leaf: Tensor, real: Tensor, half: int, gradient: Tensor, losses: dict[str, float]

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vidinvert.checkpoints import write_pack
 from vidinvert.errors import MissingError
+from vidinvert.networks.eigen import SCALE_NAME, quantise_bases
 from vidinvert.training.backgrounds import load_photographs
 from vidinvert.training.data import FaceSet
 from vidinvert.training.detector import DetectorPlan, train_detector
@@ -32,7 +33,7 @@ STAGES = ("autoencoder", "generator", "samm")
 
 
 def write_mini(work: Path, faces: FaceSet) -> FacePack:
-    """Assemble `work/pack` from the stages' results; weights are stored as float16.
+    """Assemble `work/pack` from the stages' results; bases are stored as int8, the rest as float16.
 
     Returns:
         The pack, read back.
@@ -44,7 +45,7 @@ def write_mini(work: Path, faces: FaceSet) -> FacePack:
     (target / "detector").mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
         state = load_file(_existing(work / stage / "weights.safetensors"))
-        save_file(_halved(state), target / f"{stage}.safetensors")
+        save_file(_stored(state), target / f"{stage}.safetensors")
     shutil.copyfile(
         _existing(work / "directions" / "directions.safetensors"),
         target / "directions.safetensors",
@@ -79,8 +80,13 @@ def write_mini(work: Path, faces: FaceSet) -> FacePack:
     )
 
 
-def _halved(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().half().contiguous() for name, value in state.items()}
+def _stored(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bases as int8 rows with their scales, everything else as float16."""
+    stored = {}
+    for name, value in quantise_bases(state).items():
+        keeps = value.dtype == torch.int8 or SCALE_NAME.fullmatch(name) is not None
+        stored[name] = (value if keeps else value.detach().half()).contiguous()
+    return stored
 
 
 def _existing(path: Path) -> Path:

@@ -4,7 +4,7 @@
 | --- | --- | --- |
 | autoencoder | faces, teacher | autoencoder/ |
 | codes | autoencoder/ | codes/latents.npy, codes/basis.safetensors |
-| directions | codes/, ratings, landmark network | directions/directions.safetensors, .json |
+| directions | codes/, ratings, landmark network | directions/ (vectors, .json, attributes.npz) |
 | generator | codes/, directions/ | generator/ |
 | samm | all of these | samm/ |
 
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from vidinvert import images as pictures
 from vidinvert.checkpoints import load_part
-from vidinvert.errors import MissingError
+from vidinvert.errors import MissingError, PlanError
 from vidinvert.faces.landmarks import LandmarkNetwork
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
 from vidinvert.networks.eigen import EigenBasis, EigenGenerator
@@ -40,14 +40,25 @@ from vidinvert.training.autoencoder import (
     summarise_latents,
 )
 from vidinvert.training.codes import COMPONENTS, encode_copies, fit_basis
+from vidinvert.training.critic import AttributeCritic, standardise, train_critic
 from vidinvert.training.data import FaceSet
 from vidinvert.training.generator import GeneratorRecipe
 from vidinvert.training.loop import Progress, Schedule, train
 from vidinvert.training.samm import SammRecipe
 from vidinvert.types import FacePack
 
-LOCAL_DIRECTIONS = ("smile", "mouth_open", "eyes_open", "yaw", "age", "weight")
-STYLE_WIDTH = 512
+LOCAL_DIRECTIONS = (
+    "smile",
+    "mouth_open",
+    "eyes_open",
+    "yaw",
+    "pitch",
+    "age",
+    "weight",
+    "skin_warmth",
+)
+CRITIC_STEPS = 4_000
+STYLE_WIDTH = 1024
 CONTINUED_RATE = 8e-4  # the autoencoder's learning rate when it goes on from a pack
 MIN_CORRELATION = 0.6  # a direction whose attribute is read out worse on held-out faces is left out
 
@@ -160,23 +171,51 @@ def fit_edit_directions(
     latents = np.load(work / "codes" / "latents.npy", mmap_mode="r")
     codes = _codes_of(basis, latents[: 2 * len(rows)])  # originals, then mirrored
     values = attributes.measure_faces(faces, rows, _landmarks(work, faces, helpers)[rows])
-    ratings = attributes.read_ratings(data / "omi_ratings.csv", attributes.RATED_ATTRIBUTES)
+    for name, measured in attributes.COLOUR_ATTRIBUTES.items():
+        values[name] = values.pop(measured)
+    ratings = attributes.read_ratings(data / "omi_ratings.csv", tuple(attributes.RATED_ATTRIBUTES))
     flat = codes.reshape(len(codes), -1)
     held_out: dict[str, float] = {}
     for name in attributes.RATED_ATTRIBUTES:
-        values[name], held_out[name] = attributes.predict_ratings(flat, faces, rows, ratings, name)
-    fitted = attributes.fit_directions(
-        flat,
-        values,
-        (*attributes.LANDMARK_ATTRIBUTES, *attributes.RATED_ATTRIBUTES),
-        shape=(codes.shape[1], codes.shape[2]),
-        source="joint least squares of the codes on landmark measures and mean human ratings",
-        groups=np.tile(np.arange(len(rows)), 2),
-    )
+        if all(name in rated for rated in ratings.values()):
+            spread, held_out[name] = attributes.predict_ratings(flat, faces, rows, ratings, name)
+            values[name] = spread
+    known = [
+        *attributes.LANDMARK_ATTRIBUTES,
+        *attributes.COLOUR_ATTRIBUTES,
+        *(name for name, correlation in held_out.items() if correlation >= MIN_CORRELATION),
+    ]
+    plain = [name for name in known if name not in attributes.COMPOUND_ATTRIBUTES]
+    groups = [([], plain)]
+    for name, without in attributes.COMPOUND_ATTRIBUTES.items():
+        if name in known:
+            groups.append(([*without], [name]))
+    fitted: dict[str, attributes.FittedDirection] = {}
+    for without, names in groups:
+        others = {*attributes.COMPOUND_ATTRIBUTES, *without} - {*names}
+        fitted |= attributes.fit_directions(
+            flat,
+            {name: value for name, value in values.items() if name not in others},
+            names,
+            shape=(codes.shape[1], codes.shape[2]),
+            source="joint least squares of the codes on landmark measures and mean human ratings",
+            groups=np.tile(np.arange(len(rows)), 2),
+        )
     # Ratings were predicted from the codes: what counts is how well on rated faces held out.
-    fitted |= {name: replace(fitted[name], correlation=value) for name, value in held_out.items()}
+    fitted |= {
+        name: replace(fitted[name], correlation=value)
+        for name, value in held_out.items()
+        if name in fitted
+    }
     fitted = {name: f for name, f in fitted.items() if f.correlation >= MIN_CORRELATION}
     _write_directions(fitted, work / "directions")
+    judged = [name for name in plain if name in fitted]
+    judged += [name for name in values if name not in {*judged, *attributes.COMPOUND_ATTRIBUTES}]
+    np.savez(
+        work / "directions" / "attributes.npz",
+        names=np.array(judged),
+        values=standardise({name: values[name] for name in judged}),
+    )
     return fitted
 
 
@@ -226,16 +265,38 @@ def train_generator(
             for i in range(0, len(rows), 8)
         ]
     )
+    latents = np.load(work / "codes" / "latents.npy", mmap_mode="r")
     vectors = load_file(work / "directions" / "directions.safetensors")
-    first = [name for name in LOCAL_DIRECTIONS if name in vectors]
-    names = [*first, *(name for name in vectors if name not in first)]
+    with np.load(work / "directions" / "attributes.npz", allow_pickle=False) as archive:
+        judged, values = [str(name) for name in archive["names"]], archive["values"]
+    names = [name for name in judged if name in vectors]
+    if not names:
+        raise PlanError(
+            f"{work / 'directions'} holds no direction to train edits with, expected at least one "
+            f"whose attribute is read out with a correlation of {MIN_CORRELATION}; give more faces"
+        )
+    critic = _load_critic(work / "generator", len(judged))
+    if critic is None:
+        critic, found = train_critic(
+            latents[: len(values)],
+            values,
+            steps=CRITIC_STEPS,
+            autocast=schedule.autocast,
+            seed=schedule.seed,
+        )
+        (work / "generator").mkdir(parents=True, exist_ok=True)
+        save_file(_contiguous(critic.state_dict()), work / "generator" / "critic.safetensors")
+        _write_figures(
+            dict(zip(judged, found.tolist(), strict=True)), work / "generator", name="critic.json"
+        )
     recipe = GeneratorRecipe(
-        np.load(work / "codes" / "latents.npy", mmap_mode="r"),
+        latents,
         load_basis(work),
         decoder,
         load_perceptual(helpers.perceptual),
         {name: vectors[name] for name in names},
         local=[name in LOCAL_DIRECTIONS for name in names],
+        critic=critic,
         validation=validation.astype(np.float16),
         seed=schedule.seed,
     )
@@ -262,6 +323,15 @@ def train_samm(
     return _write_figures(recipe.evaluate(), work / "samm")
 
 
+def _load_critic(directory: Path, attributes_judged: int) -> AttributeCritic | None:
+    path = directory / "critic.safetensors"
+    if not path.is_file():
+        return None
+    critic = AttributeCritic(attributes_judged)
+    critic.load_state_dict(load_file(path))
+    return freeze(critic)
+
+
 def load_autoencoder(work: Path) -> tuple[FaceEncoder, FaceDecoder]:
     """Load the trained autoencoder of a work folder, frozen."""
     return _split_autoencoder(_read_weights(work / "autoencoder"))
@@ -271,7 +341,11 @@ def _split_autoencoder(state: Mapping[str, Tensor]) -> tuple[FaceEncoder, FaceDe
     encoder, decoder = FaceEncoder(), FaceDecoder()
     for name, module in (("encoder.", encoder), ("decoder.", decoder)):
         module.load_state_dict(
-            {key[len(name) :]: value.float() for key, value in state.items() if key.startswith(name)}
+            {
+                key[len(name) :]: value.float()
+                for key, value in state.items()
+                if key.startswith(name)
+            }
         )
         freeze(module)
     return encoder, decoder
@@ -317,9 +391,11 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def _write_figures(figures: dict[str, float], directory: Path) -> dict[str, float]:
-    text = json.dumps({name: round(value, 4) for name, value in figures.items()}, indent=2)
-    (directory / "figures.json").write_text(text, encoding="utf-8")
+def _write_figures(
+    figures: dict[str, float], directory: Path, *, name: str = "figures.json"
+) -> dict[str, float]:
+    text = json.dumps({key: round(value, 4) for key, value in figures.items()}, indent=2)
+    (directory / name).write_text(text, encoding="utf-8")
     return figures
 
 
