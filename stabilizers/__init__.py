@@ -3,24 +3,59 @@
 Arrays and seconds in, arrays out. Nothing here knows of faces, files or networks.
 """
 
+from stabilizers.flow import (
+    FlowEstimator,
+    flow_tensor,
+    guided_filter,
+    visible_in_both,
+    warp_back,
+)
 from stabilizers.intervals import Interval, intervals_from_indices
-from stabilizers.latents import smooth_latents
-from stabilizers.masks import smooth_masks
+from stabilizers.latents import LayeredFilter, smooth_latents
+from stabilizers.masks import FlowFilter, smooth_masks
+from stabilizers.parsing import parse_filter, parse_mask_filter
 from stabilizers.plan import StabilizerPlan
-from stabilizers.signals import GaussianFilter, TemporalFilter, gaussian, parse_filter, smooth
+from stabilizers.recursive import KalmanFilter, OneEuroFilter, kalman_rts, one_euro
+from stabilizers.signals import GaussianFilter, TemporalFilter, gaussian, smooth
 from stabilizers.transforms import SimilarityFilter, smooth_similarities
+from stabilizers.windows import (
+    BilateralFilter,
+    MedianFilter,
+    SavitzkyGolayFilter,
+    bilateral,
+    median,
+    savitzky_golay,
+)
 
 __all__ = [
+    "BilateralFilter",
+    "FlowEstimator",
+    "FlowFilter",
     "GaussianFilter",
     "Interval",
+    "KalmanFilter",
+    "LayeredFilter",
+    "MedianFilter",
+    "OneEuroFilter",
+    "SavitzkyGolayFilter",
     "SimilarityFilter",
     "StabilizerPlan",
     "TemporalFilter",
+    "bilateral",
+    "flow_tensor",
     "gaussian",
+    "guided_filter",
     "intervals_from_indices",
+    "kalman_rts",
+    "median",
+    "one_euro",
     "parse_filter",
+    "parse_mask_filter",
+    "savitzky_golay",
     "smooth",
     "smooth_latents",
     "smooth_masks",
     "smooth_similarities",
+    "visible_in_both",
+    "warp_back",
 ]

@@ -1,41 +1,87 @@
-"""Smoothing of masks along time, pixel by pixel, in bounded memory."""
+"""Smoothing of masks along time, in bounded memory: pixel by pixel, or along what moves."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from stabilizers.flow import FlowEstimator, flow_tensor, guided_filter, visible_in_both, warp_back
 from stabilizers.intervals import Interval
-from stabilizers.signals import Float64Array, TemporalFilter, smooth
+from stabilizers.signals import (
+    Float64Array,
+    TemporalFilter,
+    check_intervals,
+    check_seconds,
+    smooth,
+)
 
 _CHUNK_BYTES = 32 << 20
+_BLOCK = 128  # frames smoothed along flow at once
+_LEAD = 6.0  # time constants after which a frame no longer counts (e^-6 is half a grey level)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowFilter:
+    """Smooth masks along optical flow, then snap them to the picture's edges.
+
+    Attributes:
+        time_seconds: time constant of the two-sided exponential kernel along the flow; 0 = no
+            smoothing in time.
+        levels: grey levels by which a pixel may differ from what the flow says it is before it
+            stops counting (standard deviation): across a moving edge nothing is mixed.
+        radius: half the window of the guided filter, as a share of the mask's side; 0 = no
+            snapping.
+        edge: contrast, as a share of the grey range, that counts as an edge to snap to.
+    """
+
+    time_seconds: float = 0.08
+    levels: float = 12.0
+    radius: float = 0.0
+    edge: float = 0.08
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.time_seconds) and self.time_seconds >= 0):
+            raise ValueError(f"time_seconds is {self.time_seconds}, expected a number >= 0")
+        if not self.levels > 0:
+            raise ValueError(f"levels is {self.levels}, expected a number of grey levels > 0")
+        if not 0 <= self.radius <= 0.5:
+            raise ValueError(f"radius is {self.radius}, expected a share of the side in [0, 0.5]")
+        if not self.edge > 0:
+            raise ValueError(f"edge is {self.edge}, expected a share of the grey range > 0")
 
 
 def smooth_masks(
     ood: Tensor,
     seconds: Float64Array,
-    filter_: TemporalFilter | None,
+    filter_: TemporalFilter | FlowFilter | None,
     *,
     intervals: Sequence[Interval],
+    guide: Tensor | None = None,
+    flow: FlowEstimator | None = None,
 ) -> Tensor:
-    """Smooth masks in time, each pixel by itself.
+    """Smooth masks in time.
 
-    Masks lie in the crop, whose face stands still after alignment, so no motion is followed.
-    A few pixels are widened to float64 at a time: besides the result, memory does not grow with
-    the size of the picture.
+    With a filter along time every pixel is smoothed by itself: right for a crop in which the face
+    stands still. With a `FlowFilter` each pixel is followed through the pictures of `guide`, so a
+    hand's mask moves with the hand. A bounded number of frames is widened to float at a time.
 
     Args:
         ood: (T, 1, h, w) uint8, 255 = 1.0, on any device.
         seconds: (T,) float64, strictly increasing presentation times.
         filter_: None returns a copy.
         intervals: disjoint positions along the T axis, in order; nothing crosses them.
+        guide: (T, 1, h, w) uint8, the grey pictures the masks belong to; for a `FlowFilter`.
+        flow: estimates the flow between two of them; for a `FlowFilter`.
 
     Returns:
         (T, 1, h, w) uint8 on the device of `ood`, rounded to the nearest.
 
     Raises:
-        ValueError: `ood` is not uint8 of shape (T, 1, h, w).
+        ValueError: `ood` or `guide` is not uint8 of shape (T, 1, h, w), or a `FlowFilter` is
+            without guide or estimator.
 
     Example:
         >>> masks = torch.full((3, 1, 2, 2), 200, dtype=torch.uint8)
@@ -46,10 +92,96 @@ def smooth_masks(
         raise ValueError(
             f"ood is {ood.dtype} {tuple(ood.shape)}, expected torch.uint8 (T, 1, h, w)"
         )
+    if isinstance(filter_, FlowFilter):
+        if guide is None or flow is None:
+            raise ValueError(
+                "a FlowFilter needs the pictures and an estimator of their flow, expected guide "
+                "and flow; pass both or take a filter along time"
+            )
+        if guide.dtype != torch.uint8 or guide.shape != ood.shape:
+            raise ValueError(
+                f"guide is {guide.dtype} {tuple(guide.shape)}, expected torch.uint8 "
+                f"{tuple(ood.shape)}, as the masks"
+            )
+        check_seconds(seconds, seconds)
+        check_intervals(intervals, len(ood))
+        return _smooth_along_flow(ood, guide, seconds, filter_, intervals, flow)
     pixels = ood.detach().cpu().flatten(1).numpy()  # (T, h * w)
     smoothed = np.empty_like(pixels)
     at_once = max(1, _CHUNK_BYTES // (8 * max(1, len(pixels))))
     for start in range(0, pixels.shape[1], at_once):
-        chunk = smooth(pixels[:, start : start + at_once], seconds, filter_, intervals=intervals)
-        smoothed[:, start : start + at_once] = np.rint(chunk)
+        # Each pixel is a vector of one number: filters that look at vectors take it by itself.
+        chunk = pixels[:, start : start + at_once, None]
+        steady = smooth(chunk, seconds, filter_, intervals=intervals)[..., 0]
+        smoothed[:, start : start + at_once] = np.rint(steady).clip(0, 255)
     return torch.as_tensor(smoothed).reshape(ood.shape).to(ood.device)
+
+
+def _smooth_along_flow(
+    ood: Tensor,
+    guide: Tensor,
+    seconds: Float64Array,
+    filter_: FlowFilter,
+    intervals: Sequence[Interval],
+    flow: FlowEstimator,
+) -> Tensor:
+    masks, pictures = ood.detach().cpu(), guide.detach().cpu()
+    smoothed = masks.clone()
+    lead = _LEAD * filter_.time_seconds
+    for interval in intervals:
+        for start in range(interval.start, interval.stop, _BLOCK):
+            stop = min(start + _BLOCK, interval.stop)
+            # A block is smoothed together with as many frames around it as count.
+            reach = seconds[[start, stop - 1]] + np.array([-lead, lead])
+            first, last = np.searchsorted(seconds, reach).tolist()
+            run = slice(max(first, interval.start), min(last + 1, interval.stop))
+            block = _smooth_run(masks[run], pictures[run], seconds[run], filter_, flow)
+            smoothed[start:stop] = block[start - run.start : stop - run.start]
+    return smoothed.to(ood.device)
+
+
+def _smooth_run(
+    masks: Tensor,
+    pictures: Tensor,
+    seconds: Float64Array,
+    filter_: FlowFilter,
+    flow: FlowEstimator,
+) -> Tensor:
+    """Smooth one unbroken run (T, 1, h, w): exponential means from both sides, along the flow.
+
+    Each mean m and its weight n pass from frame to frame: m_t = mask_t + k warp(m_{t-1}),
+    n_t = 1 + k warp(n_{t-1}), with k = visible * alike * exp(-dt / time). Both sides together
+    count the frame itself twice, so it is taken off once.
+    """
+    levels = masks.float() / 255.0
+    guides = pictures.float() / 255.0
+    total, weight = levels.clone(), torch.ones_like(levels)
+    if filter_.time_seconds > 0 and len(masks) > 1:
+        later = [_flow(pictures, t, t + 1, flow) for t in range(len(masks) - 1)]
+        earlier = [_flow(pictures, t + 1, t, flow) for t in range(len(masks) - 1)]
+        for step in (1, -1):
+            order = range(1, len(masks)) if step == 1 else range(len(masks) - 2, -1, -1)
+            mean = levels[order.start - step]
+            mass = torch.ones_like(mean)
+            for t in order:
+                gap = min(t, t - step)
+                back, there = (earlier, later) if step == 1 else (later, earlier)
+                carried = torch.cat([mean, mass, guides[t - step]])[None]  # (1, 3, h, w)
+                moved = warp_back(carried, back[gap])[0]  # (3, h, w)
+                seen = visible_in_both(back[gap], there[gap])[0]
+                unlike = (moved[2:] - guides[t]) * (255.0 / filter_.levels)
+                share = math.exp(-abs(seconds[t] - seconds[t - step]) / filter_.time_seconds)
+                counts = share * seen * torch.exp(-0.5 * unlike.square())  # (1, h, w)
+                mean = levels[t] + counts * moved[:1]
+                mass = 1.0 + counts * moved[1:2]
+                total[t] += mean - levels[t]
+                weight[t] += mass - 1.0
+    steady = total / weight
+    radius = round(filter_.radius * masks.shape[-1])
+    if radius > 0:
+        steady = guided_filter(steady, guides, radius=radius, edge=filter_.edge)
+    return (steady * 255.0).round().clamp(0, 255).to(torch.uint8)
+
+
+def _flow(pictures: Tensor, a: int, b: int, flow: FlowEstimator) -> Tensor:
+    return flow_tensor(flow(pictures[a, 0].numpy(), pictures[b, 0].numpy()))

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from stabilizers.latents import LayeredFilter
+from stabilizers.masks import FlowFilter
 from stabilizers.signals import GaussianFilter, TemporalFilter
 from stabilizers.transforms import SimilarityFilter
 
@@ -24,5 +26,5 @@ class StabilizerPlan:
     """
 
     transforms: TemporalFilter | SimilarityFilter | None = _TRANSFORMS
-    latents: TemporalFilter | None = _LATENTS
-    mask: TemporalFilter | None = _MASK
+    latents: TemporalFilter | LayeredFilter | None = _LATENTS
+    mask: TemporalFilter | FlowFilter | None = _MASK

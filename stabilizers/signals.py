@@ -23,7 +23,11 @@ _MAX_WEIGHTS = 1 << 21  # kernel weights held at once: 32 MB
 
 @runtime_checkable
 class TemporalFilter(Protocol):
-    """A filter along time; its parameters are in seconds or Hz."""
+    """A filter along time; its parameters are in seconds or Hz.
+
+    Values with more than one axis are vectors along the last: filters that compare samples compare
+    vectors, the others take each number by itself.
+    """
 
     def apply(self, values: NDArray[Any], seconds: Float64Array) -> Float64Array:
         """Filter one unbroken run, values (T, ...) at seconds (T,), into (T, ...) float64."""
@@ -41,7 +45,7 @@ class GaussianFilter:
     sigma_seconds: float = 0.08
 
     def __post_init__(self) -> None:
-        _check_sigma(self.sigma_seconds)
+        check_sigma(self.sigma_seconds)
 
     def apply(self, values: NDArray[Any], seconds: Float64Array) -> Float64Array:
         """Filter one unbroken run, values (T, ...) at seconds (T,), into (T, ...) float64."""
@@ -71,14 +75,14 @@ def gaussian(values: NDArray[Any], seconds: Float64Array, *, sigma_seconds: floa
         >>> gaussian(np.ones((3, 2)), np.array([0.0, 0.04, 0.08]), sigma_seconds=0.1).tolist()
         [[1.0, 1.0], [1.0, 1.0], [1.0, 1.0]]
     """
-    _check_sigma(sigma_seconds)
-    _check_seconds(values, seconds)
+    check_sigma(sigma_seconds)
+    check_seconds(values, seconds)
     signal = np.array(values, dtype=np.float64)
     if sigma_seconds == 0 or len(signal) < 2:
         return signal
     columns = signal.reshape(len(signal), -1)  # (T, K)
     smoothed = np.empty_like(columns)
-    duration = _durations(seconds, longest=sigma_seconds * math.sqrt(2 * math.pi))
+    duration = durations(seconds, longest=sigma_seconds * math.sqrt(2 * math.pi))
     reach = TRUNCATE_SIGMAS * sigma_seconds * (1 + 1e-9)
     first = np.searchsorted(seconds, seconds - reach, side="left")
     last = np.searchsorted(seconds, seconds + reach, side="right")
@@ -128,7 +132,7 @@ def smooth(
         >>> smooth(step, seconds, GaussianFilter(), intervals=shots).tolist()
         [0.0, 0.0, 1.0, 1.0]
     """
-    _check_seconds(values, seconds)
+    check_seconds(values, seconds)
     check_intervals(intervals, len(values))
     smoothed = np.array(values, dtype=np.float64)
     if filter_ is None:
@@ -137,42 +141,6 @@ def smooth(
         run = slice(interval.start, interval.stop)
         smoothed[run] = filter_.apply(smoothed[run], seconds[run])
     return smoothed
-
-
-def parse_filter(text: str) -> TemporalFilter | None:
-    """Read a filter as written on the command line: `none`, `gaussian`, `gaussian:sigma=0.12`.
-
-    Raises:
-        ValueError: the filter or a parameter is unknown, or a value is not a number.
-
-    Example:
-        >>> parse_filter("gaussian:sigma=0.12")
-        GaussianFilter(sigma_seconds=0.12)
-        >>> parse_filter("none") is None
-        True
-    """
-    name, colon, parameters = text.strip().partition(":")
-    if name == "none" and not colon:
-        return None
-    if name != "gaussian":
-        raise ValueError(
-            f"filter is {text!r}, expected 'none', 'gaussian' or 'gaussian:sigma=SECONDS'"
-        )
-    if not colon:
-        return GaussianFilter()
-    key, equals, value = parameters.partition("=")
-    if key.strip() != "sigma" or not equals:
-        raise ValueError(
-            f"filter {text!r} has the parameter {parameters!r}, "
-            "expected sigma=SECONDS, as in 'gaussian:sigma=0.12'"
-        )
-    try:
-        sigma_seconds = float(value)
-    except ValueError:
-        raise ValueError(
-            f"filter {text!r} has sigma={value!r}, expected a number of seconds, as in sigma=0.12"
-        ) from None
-    return GaussianFilter(sigma_seconds=sigma_seconds)
 
 
 def check_intervals(intervals: Sequence[Interval], count: int) -> None:
@@ -187,14 +155,16 @@ def check_intervals(intervals: Sequence[Interval], count: int) -> None:
         reached = interval.stop
 
 
-def _check_sigma(sigma_seconds: float) -> None:
+def check_sigma(sigma_seconds: float) -> None:
+    """Raise ValueError unless a width in seconds is finite and not negative."""
     if not (math.isfinite(sigma_seconds) and sigma_seconds >= 0):
         raise ValueError(
             f"sigma_seconds is {sigma_seconds}, expected a value >= 0 (0 turns smoothing off)"
         )
 
 
-def _check_seconds(values: NDArray[Any], seconds: Float64Array) -> None:
+def check_seconds(values: NDArray[Any], seconds: Float64Array) -> None:
+    """Raise ValueError unless there is one time per sample, and times increase."""
     if values.ndim == 0 or seconds.shape != (len(values),):
         raise ValueError(
             f"seconds have shape {seconds.shape} and values {values.shape}, "
@@ -204,7 +174,7 @@ def _check_seconds(values: NDArray[Any], seconds: Float64Array) -> None:
         raise ValueError("seconds are not strictly increasing, expected one later time per sample")
 
 
-def _durations(seconds: Float64Array, *, longest: float) -> Float64Array:
+def durations(seconds: Float64Array, *, longest: float) -> Float64Array:
     """Return the time each sample stands for: half way to both neighbours, mirrored at the ends."""
     steps = np.diff(seconds)
     before = np.concatenate([steps[:1], steps])

@@ -72,7 +72,8 @@ def smooth_similarities(
         run = slice(interval.start, interval.stop)
         angle[run] = np.unwrap(angle[run])
     axes = np.stack([log_scale, angle], axis=-1)  # (T, 2)
-    axes = smooth(axes, seconds, filter_.axes, intervals=intervals)
+    # The last axis is one vector to filters that look at vectors; size and angle are two things.
+    axes = smooth(axes[..., None], seconds, filter_.axes, intervals=intervals)[..., 0]
     centre_xy = smooth(centre_xy, seconds, filter_.centre, intervals=intervals)
     return _put_together(centre_xy, axes[:, 0], axes[:, 1], crop_size)
 

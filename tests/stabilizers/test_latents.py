@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from stabilizers import GaussianFilter, Interval, smooth, smooth_latents
+from stabilizers import (
+    BilateralFilter,
+    GaussianFilter,
+    Interval,
+    LayeredFilter,
+    smooth,
+    smooth_latents,
+)
 
 FILTER = GaussianFilter(sigma_seconds=0.1)
 
@@ -47,3 +54,27 @@ def test_gradients_and_empty_tracks_are_no_obstacle():
 def test_dtype_and_shape_are_checked(wrong):
     with pytest.raises(ValueError, match=r"expected torch.float32 \(T, L, D\)"):
         smooth_latents(wrong, np.arange(3.0), FILTER, intervals=[])
+
+
+@pytest.mark.parametrize(
+    ("layers", "edges"), [(4, (1, 2)), (14, (4, 7)), (18, (4, 9)), (1, (0, 0)), (2, (0, 1))]
+)
+def test_groups_are_shares_of_the_layers_and_cover_them_all(layers, edges):
+    groups = LayeredFilter(coarse=None, expression=FILTER, fine=None).groups(layers)
+    assert [(g.start, g.stop) for g, _ in groups] == [
+        (0, edges[0]),
+        edges,
+        (edges[1], layers),
+    ]
+    assert [chosen for _, chosen in groups] == [None, FILTER, None]
+
+
+def test_each_group_gets_its_own_filter():
+    w_plus, seconds, run = codes(), np.arange(12) / 25, [Interval(0, 12)]
+    filter_ = LayeredFilter(coarse=FILTER, expression=None, fine=BilateralFilter())
+    smoothed = smooth_latents(w_plus, seconds, filter_, intervals=run)
+    everything = smooth_latents(w_plus, seconds, FILTER, intervals=run)
+    assert torch.equal(smoothed[:, 0], everything[:, 0])
+    assert torch.equal(smoothed[:, 1], w_plus[:, 1])
+    fine = BilateralFilter().apply(w_plus[:, 2:].numpy(), seconds)
+    np.testing.assert_allclose(smoothed[:, 2:], fine, rtol=0, atol=1e-6)

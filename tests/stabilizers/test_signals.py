@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from stabilizers import GaussianFilter, Interval, TemporalFilter, gaussian, parse_filter, smooth
+from stabilizers import GaussianFilter, Interval, TemporalFilter, gaussian, smooth
+from tests.stabilizers.signals_to_filter import noise, uneven_seconds
 
 ALL_FILTERS = [
     GaussianFilter(),
@@ -12,14 +13,6 @@ ALL_FILTERS = [
     GaussianFilter(sigma_seconds=0),
     None,
 ]
-
-
-def uneven_seconds(count: int, seed: int = 3) -> np.ndarray:
-    return np.cumsum(np.random.default_rng(seed).uniform(0.01, 0.09, count))
-
-
-def noise(*shape: int, seed: int = 5) -> np.ndarray:
-    return np.random.default_rng(seed).normal(size=shape)
 
 
 def brute_force_gaussian(values: np.ndarray, seconds: np.ndarray, sigma: float) -> np.ndarray:
@@ -196,41 +189,3 @@ def test_sigma_must_be_a_width(sigma):
 
 def test_a_gaussian_filter_is_a_temporal_filter():
     assert isinstance(GaussianFilter(), TemporalFilter)
-
-
-@pytest.mark.parametrize(
-    ("text", "filter_"),
-    [
-        ("none", None),
-        ("gaussian", GaussianFilter()),
-        ("gaussian:sigma=0.12", GaussianFilter(sigma_seconds=0.12)),
-        (" gaussian:sigma=0 ", GaussianFilter(sigma_seconds=0)),
-    ],
-)
-def test_filters_are_read_as_written(text, filter_):
-    assert parse_filter(text) == filter_
-
-
-@pytest.mark.parametrize("text", ["", "median", "none:sigma=1", "Gaussian", "gaussianx"])
-def test_unknown_filters_are_refused_with_the_known_ones(text):
-    with pytest.raises(ValueError, match="expected 'none', 'gaussian' or"):
-        parse_filter(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["gaussian:", "gaussian:width=1", "gaussian:sigma", "gaussian:0.1"]
-)
-def test_unknown_parameters_are_refused(text):
-    with pytest.raises(ValueError, match="expected sigma=SECONDS"):
-        parse_filter(text)
-
-
-@pytest.mark.parametrize("text", ["gaussian:sigma=", "gaussian:sigma=wide", "gaussian:sigma=1,b=2"])
-def test_a_value_must_be_a_number(text):
-    with pytest.raises(ValueError, match="expected a number of seconds"):
-        parse_filter(text)
-
-
-def test_a_negative_sigma_is_refused_when_read():
-    with pytest.raises(ValueError, match="expected a value >= 0"):
-        parse_filter("gaussian:sigma=-1")
