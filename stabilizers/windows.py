@@ -212,7 +212,8 @@ def bilateral(
     signal = np.array(values, dtype=np.float64)
     if sigma_seconds == 0 or len(signal) < 3:
         return signal
-    vectors = signal.reshape(len(signal), -1, signal.shape[-1] if signal.ndim > 1 else 1)
+    width = int(signal.shape[-1]) if signal.ndim > 1 else 1
+    vectors = signal.reshape(len(signal), -1, width)
     scale = 2.0 * np.square(steps * estimate_noise(vectors, seconds))  # (K,) mean square difference
     scale = np.maximum(scale, np.finfo(np.float64).tiny)
     duration = durations(seconds, longest=sigma_seconds * math.sqrt(2 * math.pi))
@@ -234,11 +235,12 @@ def bilateral(
             share = alike * duration[there, None]
             total[here] += share[..., None] * vectors[there]
             weight[here] += share
-    smoothed = np.empty_like(vectors)
-    np.divide(total, weight[..., None], out=smoothed)
+    smoothed = np.empty_like(signal)
+    limited = smoothed.reshape(vectors.shape)
+    limited[:] = total / weight[..., None]
     # Sums of weights that add up to 1 only to the last bit must not leave the signal's range.
-    np.clip(smoothed, vectors.min(axis=0), vectors.max(axis=0), out=smoothed)
-    return smoothed.reshape(signal.shape)
+    np.clip(limited, vectors.min(axis=0), vectors.max(axis=0), out=limited)
+    return smoothed
 
 
 def estimate_noise(vectors: Float64Array, seconds: Float64Array) -> Float64Array:
