@@ -235,12 +235,10 @@ def bilateral(
             share = alike * duration[there, None]
             total[here] += share[..., None] * vectors[there]
             weight[here] += share
-    smoothed = np.empty_like(signal)
-    limited = smoothed.reshape(vectors.shape)
-    limited[:] = total / weight[..., None]
+    limited: Float64Array = total / weight[..., None]
     # Sums of weights that add up to 1 only to the last bit must not leave the signal's range.
     np.clip(limited, vectors.min(axis=0), vectors.max(axis=0), out=limited)
-    return smoothed
+    return limited.reshape(signal.shape)
 
 
 def estimate_noise(vectors: Float64Array, seconds: Float64Array) -> Float64Array:
@@ -263,7 +261,7 @@ def estimate_noise(vectors: Float64Array, seconds: Float64Array) -> Float64Array
         [0.0]
     """
     if len(vectors) < 3:
-        return np.zeros(vectors.shape[1], dtype=np.float64)
+        return np.zeros(int(vectors.shape[1]))
     steps = np.diff(seconds)
     after = (steps[:-1] / (steps[:-1] + steps[1:]))[:, None, None]  # weight of the later neighbour
     line = (1 - after) * vectors[:-2] + after * vectors[2:]

@@ -57,7 +57,11 @@ def small_analysis(path: Path, *, frames=8, faces=((0, 1, 2, 3, 6, 7),), shots=(
                     w_plus=torch.from_numpy(rng.normal(size=(count, 2, 4)).astype(np.float32)),
                     indices=placed.indices,
                 ),
-                mask=InvertibilityMask(ood=torch.from_numpy(masks), indices=placed.indices),
+                mask=InvertibilityMask(
+                    ood=torch.from_numpy(masks),
+                    indices=placed.indices,
+                    guide=torch.from_numpy(255 - masks),
+                ),
                 pack_sha256="ab",
                 method="samm",
             )

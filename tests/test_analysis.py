@@ -62,6 +62,7 @@ def test_what_was_measured_comes_back_exactly(kept, pack):
         np.testing.assert_array_equal(before.quads_xy, after.quads_xy)
     for before, after in zip(analysis.inversions, again.inversions, strict=True):
         np.testing.assert_array_equal(before.latents.w_plus, after.latents.w_plus)
+        np.testing.assert_array_equal(before.mask.guide, after.mask.guide)
         np.testing.assert_array_equal(before.mask.ood, after.mask.ood)
         assert after.method == "samm"
 
@@ -87,7 +88,7 @@ def test_a_renamed_clip_is_the_same_clip(kept, pack, tmp_path):
 def test_another_schema_is_refused(kept, pack):
     path, analysis = kept
     rewrite(path, schema=99)
-    with pytest.raises(AnalysisError, match=r"has schema 99, expected 1; analyse the clip again"):
+    with pytest.raises(AnalysisError, match=r"has schema 99, expected 2; analyse the clip again"):
         read(path, analysis.info, pack)
 
 

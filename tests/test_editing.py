@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from vidinvert.editing import apply_edit, parse_edit, parse_edits, total_strength
+from stabilizers import Interval
+from vidinvert.editing import (
+    apply_edit,
+    fade_at_gaps,
+    parse_edit,
+    parse_edits,
+    total_strength,
+)
 from vidinvert.errors import PlanError
 from vidinvert.types import EditPlan, LatentDirection, Latents
 
@@ -101,3 +108,63 @@ def test_a_direction_of_another_pack_is_refused():
     plan = EditPlan(terms=(parse_edit("smile=1", {"smile": direction(shape=(18, 8))}),))
     with pytest.raises(PlanError, match=r"shape \(18, 8\), expected \(4, 8\)"):
         apply_edit(latents(), plan, face=0, seconds=np.arange(5) / 25)
+
+
+TIMES = np.arange(40) / 20
+
+
+def fade(indices, *, shots=(), frames=range(40), fade_seconds=0.2):
+    return fade_at_gaps(
+        np.asarray(indices), TIMES, shots=shots, frames=frames, fade_seconds=fade_seconds
+    )
+
+
+def test_an_edit_sets_in_where_a_face_comes_and_goes_where_it_leaves():
+    weights = fade(range(10, 30))
+    np.testing.assert_allclose(weights[:4], [0.15625, 0.5, 0.84375, 1.0])
+    np.testing.assert_allclose(weights, weights[::-1])
+    assert weights[4:-4].min() == 1.0
+
+
+def test_nothing_fades_at_the_clips_ends_at_cuts_and_at_the_ends_of_a_span():
+    assert fade(range(40)).min() == 1.0
+    cut = [Interval(0, 10), Interval(10, 30), Interval(30, 40)]
+    assert fade(range(10, 30), shots=cut).min() == 1.0
+    assert fade(range(10, 30), frames=range(10, 30)).min() == 1.0
+
+
+def test_a_cut_in_the_middle_of_a_track_costs_nothing():
+    shots = [Interval(0, 17), Interval(17, 40)]
+    assert fade(range(40), shots=shots).min() == 1.0
+
+
+def test_both_sides_of_a_gap_fade():
+    weights = fade([*range(15), *range(25, 40)])
+    assert weights[:10].min() == weights[-10:].min() == 1.0
+    assert weights[14] == pytest.approx(0.15625)
+    assert weights[15] == pytest.approx(0.15625)
+
+
+def test_a_face_that_is_seen_shortly_never_reaches_the_full_edit():
+    weights = fade([20, 21, 22])
+    assert weights.tolist() == pytest.approx([0.15625, 0.5, 0.15625])
+
+
+def test_no_fade_leaves_every_strength():
+    assert fade(range(10, 20), fade_seconds=0.0).tolist() == [1.0] * 10
+
+
+def test_a_fade_scales_every_strength():
+    plan = parse_edits(["smile=2", "age=-1"], DIRECTIONS)
+    weight, seconds = np.array([0.0, 0.25, 0.5, 1.0, 1.0]), np.arange(5) / 25
+    before = latents()
+    full = apply_edit(before, plan, face=0, seconds=seconds)
+    faded = apply_edit(before, plan, face=0, seconds=seconds, fade=weight)
+    expected = before.w_plus + torch.tensor(weight).float()[:, None, None] * (
+        full.w_plus - before.w_plus
+    )
+    torch.testing.assert_close(faded.w_plus, expected, rtol=0, atol=1e-6)
+    assert torch.equal(faded.w_plus[0], before.w_plus[0])
+    np.testing.assert_allclose(
+        total_strength(plan, face=0, seconds=seconds, fade=weight), 3.0 * weight
+    )

@@ -1,9 +1,11 @@
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from vidinvert.images import (
     composite,
+    grey_to_uint8,
     mask_to_float,
     mask_to_uint8,
     resize,
@@ -119,3 +121,11 @@ def test_a_blend_stays_between_its_parts():
     blended = composite(source=source, generated=generated, ood=ood)
     assert (blended <= torch.maximum(source, generated) + 1e-6).all()
     assert (blended >= torch.minimum(source, generated) - 1e-6).all()
+
+
+def test_grey_is_the_luma_as_opencv_has_it():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3)).astype(np.uint8)
+    expected = np.stack([cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames])
+    grey = grey_to_uint8(to_float(frames))
+    assert grey.shape == (2, 1, 5, 6)
+    assert np.abs(grey[:, 0].numpy().astype(int) - expected).max() <= 1

@@ -31,7 +31,11 @@ def analysed():
     info = probe(SAMPLE)
     plans = vidinvert.Plans(stabilizer=StabilizerPlan(transforms=None, latents=None, mask=None))
     shots, tracks = find_tracks(info, mini(), plans, frames=range(4), progress=quiet)
-    return info, plans, analyse(info, shots, tracks[:1], mini(), plans, progress=quiet)
+    return (
+        info,
+        plans,
+        analyse(info, shots, tracks[:1], mini(), plans, frames=range(4), progress=quiet),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +45,8 @@ def analysis():
 
 def frames_after(info, plans, found, *edits):
     plans = replace(plans, edit=parse_edits(edits, mini().directions))
-    batches = render(decode(info, stop=4), edit_faces(found, plans), mini().method, plans.render)
+    faces = edit_faces(found, plans)
+    batches = render(decode(info, stop=4), faces, mini().method, plans.render)
     return np.concatenate([batch.frames for batch in batches])
 
 

@@ -106,6 +106,18 @@ def test_the_residual_composite_adds_exactly_what_the_edit_changes():
     np.testing.assert_allclose(difference, 0.2 * 127.5, atol=1.0)
 
 
+def test_the_generators_picture_fades_with_the_faces_presence():
+    batch = frames()
+    full = edited_face(batch, alignment([0, 1, 2, 3]), 0.0)
+    faded = replace(full, presence=np.array([0.0, 0.5, 1.0, 1.0]))
+    source = batch.frames.astype(float)
+    whole = rendered(batch, full, composite="generated").frames - source
+    part = rendered(batch, faded, composite="generated").frames - source
+    np.testing.assert_array_equal(part[0], 0)
+    np.testing.assert_allclose(part[1], whole[1] / 2, rtol=0, atol=1.0)
+    np.testing.assert_array_equal(part[2:], whole[2:])
+
+
 def test_the_generated_composite_shows_the_generators_picture():
     batch = frames()
     flat = replace(batch, frames=np.full_like(batch.frames, 100))

@@ -190,6 +190,19 @@ def test_masks_are_stored_in_bytes():
         InvertibilityMask(ood=torch.zeros(1, 4, 4, dtype=torch.uint8), indices=indices(0))
 
 
+def test_the_pictures_of_a_mask_are_bytes_of_its_size():
+    ood = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="guide has dtype"):
+        InvertibilityMask(ood=ood, indices=indices(0), guide=ood.float())
+    with pytest.raises(ValueError, match="guide has shape"):
+        InvertibilityMask(ood=ood, indices=indices(0), guide=ood[..., :2])
+
+
+def test_a_fade_takes_no_negative_time():
+    with pytest.raises(ValueError, match=r"fade_seconds is -0\.1, expected a number >= 0"):
+        RenderPlan(fade_seconds=-0.1)
+
+
 def test_a_direction_has_one_vector_a_level():
     with pytest.raises(ValueError, match="vector has shape"):
         LatentDirection(name="age", vector=torch.zeros(8), layers=(), unit="", source="")

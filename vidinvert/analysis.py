@@ -33,7 +33,7 @@ from vidinvert.types import (
     VideoInfo,
 )
 
-SCHEMA = 1
+SCHEMA = 2
 SUFFIX = ".npz"
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -116,6 +116,8 @@ def _face_arrays(track: FaceTrack, alignment: Alignment, inversion: Inversion) -
         "w_plus": inversion.latents.w_plus.numpy(),  # (T, L, D)
         "ood": inversion.mask.ood.numpy(),  # (T, 1, h, w)
     }
+    if inversion.mask.guide is not None:
+        arrays["guide"] = inversion.mask.guide.numpy()  # (T, 1, h, w)
     if track.identity is not None:
         arrays["identity"] = track.identity  # (512,)
     return arrays
@@ -259,9 +261,14 @@ def _read_face(
         indices=indices,
         quads_xy=np.stack([quad_from_crop(matrix, size) for matrix in transforms]),
     )
+    guide = arrays.get(f"face{number}_guide")
     inversion = Inversion(
         latents=Latents(w_plus=torch.from_numpy(array("w_plus")), indices=indices),
-        mask=InvertibilityMask(ood=torch.from_numpy(array("ood")), indices=indices),
+        mask=InvertibilityMask(
+            ood=torch.from_numpy(array("ood")),
+            indices=indices,
+            guide=None if guide is None else torch.from_numpy(guide),
+        ),
         pack_sha256=header["pack"]["sha256"],
         method=header["method"],
     )

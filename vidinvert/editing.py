@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from stabilizers import Interval, intervals_from_indices
 from vidinvert.errors import PlanError
 from vidinvert.types import EditPlan, EditTerm, Keyframe, LatentDirection, Latents
 
@@ -100,19 +101,75 @@ def _read_number(part: str, what: str, text: str) -> float:
     return number
 
 
+def fade_at_gaps(
+    indices: NDArray[np.int64],
+    seconds: NDArray[np.float64],
+    *,
+    shots: Sequence[Interval],
+    frames: range,
+    fade_seconds: float,
+) -> NDArray[np.float64]:
+    """Let an edit set in where a face comes and go where it leaves, instead of popping.
+
+    The weight rises from 0 at the last frame without the face to 1 `fade_seconds` later, and falls
+    likewise, along 3t² - 2t³. At a cut and at the clip's ends there is no frame to pop against: no
+    fade.
+
+    Args:
+        indices: (T,) the track's frames.
+        seconds: (all frames,) presentation times by frame index.
+        shots: the clip's shots.
+        frames: the frames that are written.
+        fade_seconds: 0 turns fading off.
+
+    Returns:
+        (T,) in [0, 1].
+
+    Example:
+        >>> times = np.arange(8) / 10
+        >>> fade_at_gaps(np.array([3, 4, 5, 6, 7]), times, shots=(), frames=range(8),
+        ...              fade_seconds=0.2).round(3).tolist()
+        [0.5, 1.0, 1.0, 1.0, 1.0]
+    """
+    weight = np.ones(len(indices))
+    if fade_seconds == 0:
+        return weight
+    edges = {frames.start, frames.stop} | {edge for s in shots for edge in (s.start, s.stop)}
+    for run in intervals_from_indices(indices, cuts=shots):
+        part = slice(run.start, run.stop)
+        first, last = int(indices[run.start]), int(indices[run.stop - 1])
+        for at_edge, away in (
+            (first in edges, seconds[indices[part]] - seconds[max(first - 1, 0)]),
+            (last + 1 in edges, seconds[min(last + 1, len(seconds) - 1)] - seconds[indices[part]]),
+        ):
+            if not at_edge:
+                share = np.clip(away / fade_seconds, 0.0, 1.0)
+                weight[part] = np.minimum(weight[part], share * share * (3.0 - 2.0 * share))
+    return weight
+
+
 def total_strength(
-    plan: EditPlan, *, face: int, seconds: NDArray[np.float64]
+    plan: EditPlan,
+    *,
+    face: int,
+    seconds: NDArray[np.float64],
+    fade: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Return (T,) the sum of the absolute strengths of a face's edits: 0 = nothing to do."""
     total = np.zeros(len(seconds))
     for term in plan.terms:
         if term.face is None or term.face == face:
             total += np.abs(term.strength_at(seconds))
-    return total
+    return total if fade is None else total * fade
 
 
 def apply_edit(
-    latents: Latents, plan: EditPlan, *, face: int, seconds: NDArray[np.float64]
+    latents: Latents,
+    plan: EditPlan,
+    *,
+    face: int,
+    seconds: NDArray[np.float64],
+    fade: NDArray[np.float64] | None = None,
 ) -> Latents:
     """Add each direction of `plan` that concerns a face, scaled by its strength at every frame.
 
@@ -121,6 +178,7 @@ def apply_edit(
         plan: the edits.
         face: the track's number.
         seconds: (T,) times of the track's frames, from the clip's first frame.
+        fade: (T,) in [0, 1], by which every strength is multiplied; None = 1.
 
     Returns:
         New codes; where every strength is 0 they equal the given ones bit for bit.
@@ -129,7 +187,8 @@ def apply_edit(
     for term in plan.terms:
         if term.face is not None and term.face != face:
             continue
-        strength = w_plus.new_tensor(term.strength_at(seconds))  # (T,)
+        wanted = term.strength_at(seconds)
+        strength = w_plus.new_tensor(wanted if fade is None else wanted * fade)  # (T,)
         vector = term.direction.vector.to(w_plus)
         if tuple(vector.shape) != tuple(w_plus.shape[1:]):
             raise PlanError(

@@ -225,7 +225,7 @@ def _area_shrink(size_hw: tuple[int, int], small_hw: tuple[int, int]) -> Float64
 
 
 def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Estimate where each pixel of `first` lies in `second`, both (H, W, 3) RGB.
+    """Estimate where each pixel of `first` lies in `second`, both (H, W, 3) RGB or (H, W) grey.
 
     Dense inverse search (Kroeger et al., ECCV 2016), OpenCV's medium preset.
 
@@ -234,9 +234,16 @@ def optical_flow(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> NDArray
     """
     # OpenCV's stubs do not know the estimator.
     estimator = cast(Any, cv2).DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-    grey = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in (first, second)]
+    grey = [to_grey(picture) for picture in (first, second)]
     start = np.zeros((*grey[0].shape, 2), np.float32)
     return np.asarray(estimator.calc(grey[0], grey[1], start), dtype=np.float32)
+
+
+def to_grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the luma of (H, W, 3) RGB as uint8 (H, W); a grey picture as it is."""
+    if picture.ndim == 2:
+        return picture
+    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
 def blur(field: NDArray[np.float32], *, sigma: float) -> NDArray[np.float32]:

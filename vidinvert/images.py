@@ -47,6 +47,13 @@ def mask_to_float(mask: Tensor) -> Tensor:
     return mask.to(torch.float32).div(255.0)
 
 
+def grey_to_uint8(images: Tensor) -> Tensor:
+    """Turn float (N, 3, H, W) RGB in [-1, 1] into its luma (BT.601), uint8 (N, 1, H, W)."""
+    weights = images.new_tensor([0.299, 0.587, 0.114])[:, None, None]
+    luma = (images.detach() * weights).sum(dim=1, keepdim=True)  # (N, 1, H, W)
+    return luma.to(torch.float32).add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
 def resize(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Resize (N, C, H, W) bilinearly; antialiased when it shrinks. Same size returns the input."""
     if tuple(images.shape[-2:]) == tuple(size_hw):

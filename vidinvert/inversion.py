@@ -17,7 +17,7 @@ from stabilizers import (
 )
 from vidinvert import images
 from vidinvert.faces import crop_batch
-from vidinvert.geometry import quad_from_crop
+from vidinvert.geometry import optical_flow, quad_from_crop
 from vidinvert.methods import Method
 from vidinvert.types import Alignment, FrameBatch, Inversion, InvertibilityMask, Latents
 
@@ -63,12 +63,13 @@ def invert(
         (
             torch.empty(len(a.indices), method.style_count, method.style_width),
             torch.empty(len(a.indices), 1, side, side, dtype=torch.uint8),
+            torch.empty(len(a.indices), 1, side, side, dtype=torch.uint8),
             np.zeros(len(a.indices), bool),
         )
         for a in alignments
     ]
     for batch in frames:
-        for alignment, (codes, masks, done) in zip(alignments, stores, strict=True):
+        for alignment, (codes, masks, guides, done) in zip(alignments, stores, strict=True):
             positions, crops = crop_batch(batch, alignment)
             if len(positions) == 0:
                 continue
@@ -77,18 +78,19 @@ def invert(
             small = images.resize(synthesis.ood, (side, side))
             codes[positions] = embedding.w_plus.float().cpu()
             masks[positions] = images.mask_to_uint8(small).cpu()
+            guides[positions] = images.grey_to_uint8(images.resize(crops, (side, side)))
             done[positions] = True
         if progress is not None:
             progress(len(batch.indices))
     results = []
-    for alignment, (codes, masks, done) in zip(alignments, stores, strict=True):
+    for alignment, (codes, masks, guides, done) in zip(alignments, stores, strict=True):
         if not done.all():
             missing = int(alignment.indices[~done][0])
             raise ValueError(f"frame {missing} of a track was not among the frames given")
         results.append(
             Inversion(
                 latents=Latents(w_plus=codes, indices=alignment.indices),
-                mask=InvertibilityMask(ood=masks, indices=alignment.indices),
+                mask=InvertibilityMask(ood=masks, indices=alignment.indices, guide=guides),
                 pack_sha256=pack_sha256,
                 method=method_name,
             )
@@ -134,9 +136,16 @@ def stabilise_inversion(
     intervals = intervals_from_indices(indices, cuts=shots)
     times = seconds[indices]
     codes = smooth_latents(inversion.latents.w_plus, times, plan.latents, intervals=intervals)
-    masks = smooth_masks(inversion.mask.ood, times, plan.mask, intervals=intervals)
+    masks = smooth_masks(
+        inversion.mask.ood,
+        times,
+        plan.mask,
+        intervals=intervals,
+        guide=inversion.mask.guide,
+        flow=optical_flow,
+    )
     return replace(
         inversion,
         latents=replace(inversion.latents, w_plus=codes),
-        mask=replace(inversion.mask, ood=masks),
+        mask=replace(inversion.mask, ood=masks, guide=None),
     )

@@ -19,7 +19,7 @@ from stabilizers import Interval
 from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
 from vidinvert.checkpoints import find_pack, load_directions
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
-from vidinvert.editing import apply_edit, parse_edits, total_strength
+from vidinvert.editing import apply_edit, fade_at_gaps, parse_edits, total_strength
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
 from vidinvert.inversion import invert, stabilise_alignment, stabilise_inversion
@@ -449,15 +449,26 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
     for track, alignment, inversion in zip(
         analysis.tracks, analysis.alignments, correct_masks(analysis, plans), strict=True
     ):
-        seconds = analysis.info.seconds[inversion.latents.indices]
+        indices = inversion.latents.indices
+        seconds = analysis.info.seconds[indices]
+        fade = fade_at_gaps(
+            indices,
+            analysis.info.seconds,
+            shots=analysis.shots,
+            frames=analysis.frames,
+            fade_seconds=plans.render.fade_seconds,
+        )
         faces.append(
             EditedFace(
                 alignment=alignment,
                 inversion=inversion,
                 edited=apply_edit(
-                    inversion.latents, plans.edit, face=track.track_id, seconds=seconds
+                    inversion.latents, plans.edit, face=track.track_id, seconds=seconds, fade=fade
                 ),
-                strength=total_strength(plans.edit, face=track.track_id, seconds=seconds),
+                strength=total_strength(
+                    plans.edit, face=track.track_id, seconds=seconds, fade=fade
+                ),
+                presence=fade,
             )
         )
     return faces

@@ -36,13 +36,15 @@ class EditedFace:
     """All that is needed to render one track.
 
     `strength` (T,): sum of the absolute edit strengths at each of the track's frames; frames where
-    it is 0 are left alone unless the composite is `generated`.
+    it is 0 are left alone unless the composite is `generated`. `presence` (T,) in [0, 1]: how far
+    the generator's picture is shown where a face comes or goes; None = everywhere.
     """
 
     alignment: Alignment
     inversion: Inversion
     edited: Latents
     strength: NDArray[np.float64]
+    presence: NDArray[np.float64] | None = None
 
 
 def render(
@@ -107,6 +109,8 @@ def _render_face(
         _, crops = crop_batch(batch, face.alignment)
         embedding = method.embed(crops.to(device))
         image = method.synthesise(embedding, after).image
+        if face.presence is not None:
+            visible = visible * visible.new_tensor(face.presence[positions])[:, None, None, None]
         layers = torch.cat([visible * (image + 1.0) * 127.5, visible], dim=1)  # (K, 4, R, R)
     painted = _channels_last(layers)
     for k, offset in enumerate(offsets):

@@ -272,17 +272,23 @@ class Latents:
 class InvertibilityMask:
     """What the generator cannot explain: `ood` (T, 1, h, w), 1 = keep the source pixel.
 
-    Stored as uint8, 255 = 1.0: 66 kB a frame at 256 px.
+    Stored as uint8, 255 = 1.0: 66 kB a frame at 256 px. `guide`: the crops' grey pictures, uint8 of
+    the same shape, along whose motion the mask can be smoothed; None once that is done.
     """
 
     ood: Tensor
     indices: Int64Array
+    guide: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_increasing("indices", self.indices)
         check_shape("ood", self.ood, (len(self.indices), 1, None, None))
         if self.ood.dtype != torch.uint8:
             raise ValueError(f"ood has dtype {self.ood.dtype}, expected torch.uint8")
+        if self.guide is not None:
+            check_shape("guide", self.guide, tuple(self.ood.shape))
+            if self.guide.dtype != torch.uint8:
+                raise ValueError(f"guide has dtype {self.guide.dtype}, expected torch.uint8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -367,6 +373,8 @@ class RenderPlan:
             side.
         mask_override: painted masks, white = keep the source: a folder of pictures named by frame
             number, one such picture, or a video of masks; None = none.
+        fade_seconds: how long an edit takes to set in where a face comes, and to go where it
+            leaves; not at cuts and not at the clip's ends, where nothing pops.
         batch_size: crops per network pass.
     """
 
@@ -378,6 +386,7 @@ class RenderPlan:
     mask_dilate: float = 0.0
     mask_blur: float = 0.0
     mask_override: Path | None = None
+    fade_seconds: float = 0.3
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -397,6 +406,8 @@ class RenderPlan:
             raise ValueError(
                 f"mask_blur is {self.mask_blur}, expected a share from 0 to {LARGEST_RESHAPE}"
             )
+        if not self.fade_seconds >= 0:
+            raise ValueError(f"fade_seconds is {self.fade_seconds}, expected a number >= 0")
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}, expected 1 or more")
 

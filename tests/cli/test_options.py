@@ -4,9 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from stabilizers import GaussianFilter
+from stabilizers import FlowFilter, GaussianFilter
 from vidinvert.cli import build_parser
-from vidinvert.cli.options import ProgressBars, count, filter_text, number, plans_from, span_from
+from vidinvert.cli.options import (
+    ProgressBars,
+    count,
+    filter_text,
+    mask_filter_text,
+    number,
+    plans_from,
+    span_from,
+)
 from vidinvert.pipeline import Span
 from vidinvert.types import Plans
 
@@ -34,8 +42,17 @@ def test_counts_that_are_not_whole_and_positive_are_refused(text):
 
 def test_a_filter_is_checked_before_anything_is_loaded():
     assert filter_text("gaussian:sigma=0.1") == "gaussian:sigma=0.1"
-    with pytest.raises(argparse.ArgumentTypeError, match="median"):
+    with pytest.raises(argparse.ArgumentTypeError, match="expected window=NUMBER"):
         filter_text("median:width=3")
+
+
+def test_masks_may_follow_the_flow_and_nothing_else_may():
+    assert mask_filter_text("flow:time=0.1") == "flow:time=0.1"
+    with pytest.raises(argparse.ArgumentTypeError, match="filter is 'flow'"):
+        filter_text("flow")
+    plans = plans_from(build_parser().parse_args([*EDIT, "--mask-smoothing", "flow:time=0.2"]))
+    assert plans.stabilizer.mask == FlowFilter(time_seconds=0.2)
+    assert plans_from(build_parser().parse_args([*EDIT, "--fade", "0"])).render.fade_seconds == 0
 
 
 def test_options_that_are_not_given_leave_the_plans_defaults():

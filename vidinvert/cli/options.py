@@ -45,8 +45,19 @@ def filter_text(text: str) -> str:
     """Check a filter as `gaussian:sigma=0.12` and pass it on."""
     from stabilizers import parse_filter
 
+    return _checked(text, parse_filter)
+
+
+def mask_filter_text(text: str) -> str:
+    """Check a filter for masks, which may also be `flow:time=0.1`, and pass it on."""
+    from stabilizers import parse_mask_filter
+
+    return _checked(text, parse_mask_filter)
+
+
+def _checked(text: str, parse: Callable[[str], Any]) -> str:
     try:
-        parse_filter(text)
+        parse(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
@@ -100,10 +111,19 @@ def add_look_options(parser: argparse.ArgumentParser) -> None:
     for name, what in (("align", "crop"), ("latent", "codes"), ("mask", "mask")):
         look.add_argument(
             f"--{name}-smoothing",
-            type=filter_text,
+            type=mask_filter_text if name == "mask" else filter_text,
             metavar="FILTER",
-            help=f"of the {what}: none or gaussian:sigma=SECONDS",
+            help=f"of the {what}: none, or gaussian, savgol, median, bilateral, one-euro, kalman"
+            f"{', flow' if name == 'mask' else ''}[:PARAM=VALUE,...] in seconds or Hz, as "
+            "gaussian:sigma=0.1",
         )
+    look.add_argument(
+        "--fade",
+        type=number(0),
+        default=0.3,
+        metavar="SECONDS",
+        help="how long an edit takes to set in where a face comes or goes (0.3)",
+    )
     look.add_argument(
         "--composite",
         choices=("warped", "residual", "generated"),
@@ -201,6 +221,7 @@ def plans_from(options: argparse.Namespace) -> "Plans":
             mask_dilate=options.mask_dilate,
             mask_blur=options.mask_blur,
             mask_override=options.mask_override,
+            fade_seconds=options.fade,
             batch_size=options.batch_size,
         ),
         encode=EncodeSettings(
@@ -215,17 +236,17 @@ def plans_from(options: argparse.Namespace) -> "Plans":
 
 def stabilizer_from(options: argparse.Namespace) -> "StabilizerPlan":
     """Turn the three smoothing options into a plan."""
-    from stabilizers import StabilizerPlan, parse_filter
+    from stabilizers import StabilizerPlan, parse_filter, parse_mask_filter
 
     plan = StabilizerPlan()
     chosen: dict[str, Any] = {}
-    for name, text in (
-        ("transforms", options.align_smoothing),
-        ("latents", options.latent_smoothing),
-        ("mask", options.mask_smoothing),
+    for name, text, parse in (
+        ("transforms", options.align_smoothing, parse_filter),
+        ("latents", options.latent_smoothing, parse_filter),
+        ("mask", options.mask_smoothing, parse_mask_filter),
     ):
         if text is not None:
-            chosen[name] = parse_filter(text)
+            chosen[name] = parse(text)
     return replace(plan, **chosen)
 
 
