@@ -7,6 +7,7 @@ import vidinvert
 from tests.mini import mini
 from tests.shared_data import SHARED, shared_path
 from vidinvert.errors import NoFaceError
+from vidinvert.types import EncodeSettings, Plans
 
 CLIPS = sorted(path.name for path in (SHARED / "data" / "clips").glob("*.m[pk][4v]"))
 
@@ -35,8 +36,8 @@ def test_a_real_clip_is_edited_and_keeps_its_times_and_sound(name, tmp_path):
         vidinvert.edit_video(source, target, edits="smile=2", pack=mini(), allow_no_face=True)
         assert times_and_sound(target) == times_and_sound(source)
         return
-    span = vidinvert.Span()
-    report = vidinvert.edit_video(source, target, edits="smile=2", pack=mini(), span=span)
+    plans = Plans(encode=EncodeSettings(preset="ultrafast"))
+    report = vidinvert.edit_video(source, target, edits="smile=2", pack=mini(), plans=plans)
     assert times_and_sound(target) == times_and_sound(source)
     frames = report["frames"]
     assert max(track["frames"] for track in report["tracks"]) >= 0.95 * frames

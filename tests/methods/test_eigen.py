@@ -10,12 +10,18 @@ from vidinvert.errors import KeyMismatchError, MissingError
 from vidinvert.methods import load_method
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
 from vidinvert.networks.eigen import EigenGenerator
-from vidinvert.networks.eigen_samm import eigen_samm
+from vidinvert.networks.eigen_samm import COMPARED, eigen_samm
 
 COMPONENTS = (4, 4, 4, 4)
 
 
-def write_eigen_pack(directory, *, components=COMPONENTS, parts=("autoencoder", "generator")):
+def write_eigen_pack(
+    directory,
+    *,
+    components=COMPONENTS,
+    parts=("autoencoder", "generator"),
+    compared=COMPARED,
+):
     """A pack of kind eigen with random weights, in half precision, and codes of eight columns."""
     torch.manual_seed(0)
     encoder, decoder = FaceEncoder(), FaceDecoder()
@@ -27,7 +33,7 @@ def write_eigen_pack(directory, *, components=COMPONENTS, parts=("autoencoder", 
             **{f"decoder.{name}": value for name, value in decoder.state_dict().items()},
         },
         "generator": generator.state_dict(),
-        "samm": eigen_samm().state_dict(),
+        "samm": eigen_samm(compared=compared).state_dict(),
     }
     for part in (*parts, "samm"):
         halved = {name: value.half() for name, value in states[part].items()}
@@ -44,6 +50,7 @@ def write_eigen_pack(directory, *, components=COMPONENTS, parts=("autoencoder", 
             "style_count": 4,
             "style_width": 8,
             "components": list(components),
+            **({} if compared is None else {"samm_compared": list(compared)}),
         },
         files={part: f"{part}.safetensors" for part in (*parts, "samm")},
     )
@@ -152,3 +159,16 @@ def test_a_pack_that_describes_another_generator_is_refused(tmp_path):
     other = write_eigen_pack(tmp_path, components=(4, 4, 4, 5))
     with pytest.raises(KeyMismatchError, match="has other shapes than EigenGenerator"):
         load_method(other, method="samm")
+
+
+def test_levels_may_compare_in_fewer_channels_than_they_align():
+    narrow, full = eigen_samm(), eigen_samm(compared=None)
+    for level, (whole, width) in enumerate(zip((128, 64), COMPARED, strict=True)):
+        assert narrow.levels[level].align.channels == width
+        assert full.levels[level].align.channels == whole
+        assert full.levels[level].reduce is None
+
+
+def test_a_pack_that_says_nothing_of_it_compares_in_all_channels(tmp_path):
+    pack = write_eigen_pack(tmp_path, compared=None)
+    assert load_method(pack, method="samm").samm.levels[0].align.channels == 128

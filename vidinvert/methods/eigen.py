@@ -54,7 +54,11 @@ def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenSamm:
     components = [int(count) for count in pack.settings["components"]]
     encoder, decoder = FaceEncoder(), FaceDecoder()
     generator = EigenGenerator(components, style_width=pack.style_width)
-    samm = eigen_samm(crop_size=pack.crop_size)
+    compared = pack.settings.get("samm_compared")
+    samm = eigen_samm(
+        crop_size=pack.crop_size,
+        compared=None if compared is None else [int(count) for count in compared],
+    )
     autoencoder = load_part(pack, "autoencoder")
     for module, part, state in (
         (encoder, "autoencoder", select(autoencoder, "encoder.")),

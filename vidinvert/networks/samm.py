@@ -30,11 +30,16 @@ CYCLES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LevelSpec:
-    """Where SAMM acts: the resolution, the generator's channels, those of the source's map."""
+    """Where SAMM acts: the resolution, the generator's channels, those of the source's map.
+
+    `compared`: channels that both are reduced to before they are compared; None = the generator's,
+    as published. The cost of a level grows with the square of this number.
+    """
 
     resolution: int
     channels: int
     feature_channels: int
+    compared: int | None = None
 
 
 # Levels of SAMM on e4e and StyleGAN2 ("config f"), coarse to fine.
@@ -204,8 +209,10 @@ class Level(nn.Module):
         self.warp_scale = warp_scale
         self.cycles = cycles
         self.align_corners = align_corners
-        self.features = nn.Conv2d(spec.feature_channels, spec.channels, 1)
-        self.align = AlignNet(spec.channels, warp_scale=warp_scale, bias=bias)
+        compared = spec.compared or spec.channels
+        self.features = nn.Conv2d(spec.feature_channels, compared, 1)
+        self.reduce = None if spec.compared is None else nn.Conv2d(spec.channels, compared, 1)
+        self.align = AlignNet(compared, warp_scale=warp_scale, bias=bias)
 
     def forward(self, x: Tensor, features: Tensor, previous: Field | None) -> tuple[Tensor, Field]:
         """Align `x` (N, C, r, r) to the source's `features` (N, F, r, r).
@@ -221,7 +228,8 @@ class Level(nn.Module):
         source = self.align.read_source(self.features(features.to(x.dtype)))
         aligned, field = x, None
         for cycle in range(self.cycles):
-            field = self._accumulate(field, self.align(aligned, source))
+            seen = aligned if self.reduce is None else self.reduce(aligned)
+            field = self._accumulate(field, self.align(seen, source))
             if cycle == self.cycles - 1 and previous is not None:
                 field = Field(flow=field.flow, ood=refine_mask(previous.ood, field.ood))
             warped = warp(x, field.flow, align_corners=self.align_corners)

@@ -19,6 +19,7 @@ from torch import Tensor
 from vidinvert.checkpoints import write_pack
 from vidinvert.errors import MissingError
 from vidinvert.networks.eigen import SCALE_NAME, quantise_bases
+from vidinvert.networks.eigen_samm import COMPARED
 from vidinvert.training.backgrounds import load_photographs
 from vidinvert.training.data import FaceSet
 from vidinvert.training.detector import DetectorPlan, train_detector
@@ -67,6 +68,7 @@ def write_mini(work: Path, faces: FaceSet) -> FacePack:
             "crop_size": faces.images.shape[1],
             "style_count": 4,
             "style_width": STYLE_WIDTH,
+            "samm_compared": list(COMPARED),
             "components": [len(basis[f"sigma_{level}"]) for level in range(4)],
         },
         files={

@@ -57,7 +57,7 @@ LOCAL_DIRECTIONS = (
     "weight",
     "skin_warmth",
 )
-CRITIC_STEPS = 4_000
+CRITIC_STEPS = 2_500
 STYLE_WIDTH = 1024
 CONTINUED_RATE = 8e-4  # the autoencoder's learning rate when it goes on from a pack
 MIN_CORRELATION = 0.6  # a direction whose attribute is read out worse on held-out faces is left out
