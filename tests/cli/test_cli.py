@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+import cv2
 import pytest
 
 from tests.mini import SAMPLE, blank_clip, read_clip
@@ -160,6 +161,33 @@ def test_models_are_listed_shown_and_verified(capsys):
         assert word in out
     assert run(capsys, "models", "verify", "mini")[:2] == (0, "ok: mini, 5 files\n")
     assert run(capsys, "models", "show", "nowhere")[0] == 1
+
+
+def test_faces_of_nobody_are_drawn_again_by_the_same_seed(tmp_path, capsys):
+    sheets = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        target = tmp_path / f"{name}.png"
+        command = ("models", "show", "mini", "--sheet", str(target), "--seed", str(seed))
+        status, out, _ = run(capsys, *command)
+        assert status == 0
+        assert out.endswith(f"sheet      {target}\n")
+        sheets.append(cv2.imread(str(target)))
+    assert sheets[0].shape == (3 * 256, 6 * 256, 3)
+    assert (sheets[0] == sheets[1]).all()
+    assert (sheets[0] != sheets[2]).any()
+    faces = [sheets[0][:256, x : x + 256].astype(float) for x in (0, 256)]
+    assert abs(faces[0] - faces[1]).mean() > 5.0  # nobody twice
+    status, _, err = run(capsys, *command)
+    assert (status, "exists; choose another name" in err) == (1, True)
+    status, _, err = run(capsys, "models", "show", "mini", "--sheet", str(tmp_path / "a.jpg"))
+    assert (status, "expected FILE.png" in err) == (1, True)
+
+
+def test_a_pack_that_cannot_draw_faces_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.delattr("vidinvert.methods.eigen.EigenSamm.draw")
+    status, _, err = run(capsys, "models", "show", "mini", "--sheet", str(tmp_path / "a.png"))
+    assert (status, "expected kind eigen" in err) == (2, True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_doctor_finds_everything_that_is_needed(capsys):

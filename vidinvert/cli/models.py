@@ -1,9 +1,12 @@
 """`vidinvert models`: face packs, what is in them, and whether they are whole."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
-from vidinvert.cli.options import add_common_options
+from vidinvert.cli.options import add_common_options, number
+
+ROWS, COLUMNS = 3, 6  # of a sheet of random faces
 
 
 def add_parser(commands: Any) -> None:
@@ -21,6 +24,18 @@ def add_parser(commands: Any) -> None:
         action.add_argument("pack", metavar="PACK", help="a name or a directory")
         add_common_options(action)
         action.set_defaults(run=run)
+        if name == "show":
+            action.add_argument(
+                "--sheet", type=Path, metavar="FILE.png", help="also draw random faces of the pack"
+            )
+            action.add_argument("--seed", type=int, default=0, help="of the faces (0)")
+            action.add_argument(
+                "--truncation",
+                type=number(0.0, 2.0),
+                default=0.7,
+                help="1 = varied as real ones (0.7)",
+            )
+            action.add_argument("--force", action="store_true", help="replace an existing sheet")
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -55,7 +70,39 @@ def run_show(options: argparse.Namespace) -> int:
         print(title)
         for key, value in table.items():
             print(f"  {key:<22} {value}")
+    if options.sheet is not None:
+        _draw_sheet(options)
+        print(f"sheet      {options.sheet}")
     return 0
+
+
+def _draw_sheet(options: argparse.Namespace) -> None:
+    """Write `ROWS` x `COLUMNS` faces of nobody as one picture."""
+    import numpy as np
+    import torch
+
+    from vidinvert import images, load_pack
+    from vidinvert.errors import EncodeError, PlanError
+
+    target: Path = options.sheet
+    if target.suffix.lower() != ".png" or not target.parent.is_dir():
+        raise EncodeError(f"{target} cannot be a sheet, expected FILE.png in an existing folder.")
+    if target.exists() and not options.force:
+        raise EncodeError(f"{target} exists; choose another name or replace it with --force.")
+    models = load_pack(options.pack)
+    draw = getattr(models.method, "draw", None)
+    if draw is None:
+        raise PlanError(
+            f"The pack {options.pack!r} with a generator of kind {models.pack.generator!r} does "
+            "not say how its codes are distributed, expected kind eigen. Leave --sheet out."
+        )
+    codes = draw(ROWS * COLUMNS, seed=options.seed, truncation=options.truncation)
+    with torch.inference_mode():
+        faces = np.concatenate(
+            [images.to_uint8(models.method.generate(row)) for row in codes.split(COLUMNS)]
+        )
+    rows = [np.concatenate(list(row), axis=1) for row in np.split(faces, ROWS)]
+    images.write_png(target, np.concatenate(rows))
 
 
 def run_verify(options: argparse.Namespace) -> int:

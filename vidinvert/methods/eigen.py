@@ -48,6 +48,20 @@ class EigenSamm:
         """Render codes (N, L, D) without a source."""
         return self.decoder(self.generator(w_plus).latents.to(self.dtype)).float()
 
+    def draw(self, count: int, *, seed: int = 0, truncation: float = 0.7) -> Tensor:
+        """Draw codes (count, L, D) of faces of nobody: Gaussian, as the codes of real faces are.
+
+        Args:
+            count: how many.
+            seed: the same seed draws the same codes.
+            truncation: their deviation; 1 is that of real faces, less is more ordinary.
+        """
+        random = torch.Generator().manual_seed(seed)
+        codes = torch.zeros(count, self.style_count, self.style_width)
+        for level, components in enumerate(self.generator.basis.components):
+            codes[:, level, :components] = torch.randn(count, components, generator=random)
+        return truncation * codes
+
 
 def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenSamm:
     """Load a pack of kind eigen: files `autoencoder`, `generator` and `samm`."""
