@@ -3,7 +3,7 @@
 Run: python -m tests.bench.networks [--sizes 256 1024] [--repeats 3] [--batch 1] [--precision fp32]
 
 Wall time is the median with the least and the greatest; CPU time is the process's, over all
-threads, which other load disturbs less. bf16 is timed where the CPU has matrix units for it (AMX),
+threads, which other load disturbs less. bf16 is timed where the CPU has units for it,
 or when asked for.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from vidinvert.cli.device import bf16_units
 from vidinvert.networks import ops
 from vidinvert.networks.e4e import E4E
 from vidinvert.networks.samm import SAMM, combine_masks, synthesise_aligned
@@ -33,9 +34,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--precision", choices=sorted(DTYPES), nargs="+")
     options = parser.parse_args()
-    precisions = options.precision or (["fp32", "bf16"] if has_amx() else ["fp32"])
+    precisions = options.precision or (["fp32", "bf16"] if bf16_units() else ["fp32"])
     print(
-        f"{cpu_name()}, {torch.get_num_threads()} threads, AMX {'yes' if has_amx() else 'no'}, "
+        f"{cpu_name()}, {torch.get_num_threads()} threads, {bf16_units() or 'no bf16 units'}, "
         f"torch {torch.__version__}, batch {options.batch}, {options.repeats} repeats"
     )
     print(f"{'part':44} {'wall s (least - greatest)':>28} {'CPU s':>8}")
@@ -106,12 +107,6 @@ def report(label: str, act: Callable[[], object], repeats: int) -> float:
     spread = f"{statistics.median(wall):.3f} ({min(wall):.3f} - {max(wall):.3f})"
     print(f"{label:44} {spread:>28} {statistics.median(cpu):8.3f}", flush=True)
     return max(statistics.median(cpu), math.ulp(1.0))
-
-
-def has_amx() -> bool:
-    """Tell whether the CPU multiplies bf16 matrices in hardware."""
-    path = Path("/proc/cpuinfo")
-    return path.is_file() and "amx_bf16" in path.read_text()
 
 
 def cpu_name() -> str:

@@ -227,6 +227,6 @@ def test_devices_and_precisions_are_chosen_or_refused(monkeypatch):
         choose_device("cuda:99")
     assert choose_precision("bf16", "cpu") == "bf16"
     assert choose_precision("auto", "cuda:0") == "bf16"
-    for amx, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr("vidinvert.cli.device.has_amx", lambda amx=amx: amx)
+    for units, expected in (("AMX", "bf16"), ("AVX512-BF16", "bf16"), ("", "fp32")):
+        monkeypatch.setattr("vidinvert.cli.device.bf16_units", lambda units=units: units)
         assert choose_precision("auto", "cpu") == expected

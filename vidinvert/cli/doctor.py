@@ -65,7 +65,7 @@ def _version(name: str) -> str | None:
 
 
 def _device() -> Iterator[tuple[bool | None, str]]:
-    from vidinvert.cli.device import choose_device, choose_precision, has_amx
+    from vidinvert.cli.device import bf16_units, choose_device, choose_precision
 
     try:
         import torch
@@ -74,8 +74,8 @@ def _device() -> Iterator[tuple[bool | None, str]]:
     device = choose_device("auto")
     precision = choose_precision("auto", device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    amx = "AMX" if has_amx() else "no AMX"
-    yield True, f"device {device}, precision {precision}, {cores} cores, {amx}"
+    units = bf16_units() or "no bf16 units"
+    yield True, f"device {device}, precision {precision}, {cores} cores, {units}"
     if not torch.cuda.is_available():
         yield None, "no CUDA device; networks run on the CPU"
 

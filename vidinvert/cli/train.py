@@ -11,8 +11,23 @@ from tqdm import tqdm
 
 from vidinvert.cli.options import add_common_options, count, number
 
-STAGES = ("autoencoder", "codes", "directions", "generator", "samm", "detector", "pack")
-# Images and minutes of the shipped preset: what two cores without matrix units do in an hour.
+STAGES = ("autoencoder", "codes", "directions", "generator", "samm", "detector")
+ORDERS = {  # what a word on the command line runs
+    **{stage: (stage,) for stage in STAGES},
+    "encoder": ("autoencoder", "codes"),  # our packs' encoder: the autoencoder's, then closed form
+    "pack": (*STAGES, "assemble"),
+    "assemble": ("assemble",),
+}
+# What a stage leaves behind when it is done: `pack` does not do it again.
+RESULTS = {
+    "autoencoder": "autoencoder/figures.json",
+    "codes": "codes/basis.safetensors",
+    "directions": "directions/attributes.npz",
+    "generator": "generator/figures.json",
+    "samm": "samm/figures.json",
+    "detector": "detector/detector/manifest.json",
+}
+# Images and batch sizes; the minutes below end the stages of a CPU much earlier.
 PRESETS: dict[str, dict[str, tuple[int, int]]] = {
     "mini": {"autoencoder": (400_000, 8), "generator": (200_000, 16), "samm": (60_000, 8)},
     "mini-256": {
@@ -21,7 +36,7 @@ PRESETS: dict[str, dict[str, tuple[int, int]]] = {
         "samm": (400_000, 32),
     },
 }
-MINUTES = {"autoencoder": 25.0, "generator": 22.0, "samm": 12.0, "detector": 25.0}
+MINUTES = {"autoencoder": 28.0, "generator": 44.0, "samm": 18.0, "detector": 25.0}
 
 
 def add_parser(commands: Any) -> None:
@@ -29,10 +44,11 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a face pack of your own, stage by stage",
-        description="Train a face pack. Stages run in this order: " + ", ".join(STAGES) + ". "
-        "Each continues from its checkpoint if it was interrupted.",
+        description="Train a face pack. The stages, in their order: " + ", ".join(STAGES) + ". "
+        "Each continues from its checkpoint if it was interrupted. `pack` runs those that are not "
+        "done and puts the pack together, `assemble` does only that.",
     )
-    parser.add_argument("stage", choices=(*STAGES, "all"), help="one stage, or all of them")
+    parser.add_argument("stage", choices=tuple(ORDERS), help="one stage, or `pack` for all")
     parser.add_argument(
         "--data", type=Path, required=True, metavar="DIR", help="faces with a manifest.csv"
     )
@@ -42,10 +58,22 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="DIR", help="work folder"
     )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        metavar="PACK",
+        help="go on from the autoencoder of this pack instead of imitating the teacher",
+    )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
     parser.add_argument("--minutes", type=number(0.05), help="wall time of the stage")
     parser.add_argument("--images", type=count, help="pictures to see at most")
     parser.add_argument("--batch-size", type=count)
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16"),
+        default="auto",
+        help="of convolutions; the weights are fp32 (auto: bf16 where the hardware has it)",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=count)
     add_common_options(parser)
@@ -65,8 +93,10 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     helpers = Helpers.in_directory(options.helpers)
     faces = load_faces(options.data)
-    stages = STAGES if options.stage == "all" else (options.stage,)
-    for stage in stages:
+    for stage in ORDERS[options.stage]:
+        if options.stage == "pack" and (options.output / RESULTS.get(stage, "")).is_file():
+            print(json.dumps({"stage": stage, "done": True}))
+            continue
         figures = _run_stage(stage, options, faces, helpers)
         print(json.dumps({"stage": stage, **figures}))
         sys.stdout.flush()
@@ -76,6 +106,10 @@ def run(options: argparse.Namespace) -> int:
 def _run_stage(
     stage: str, options: argparse.Namespace, faces: Any, helpers: Any
 ) -> Mapping[str, Any]:
+    import torch
+
+    from vidinvert.checkpoints import find_pack
+    from vidinvert.cli.device import choose_precision
     from vidinvert.training import pack, stages
     from vidinvert.training.loop import Schedule
 
@@ -88,7 +122,7 @@ def _run_stage(
         if stage == "directions":
             fitted = stages.fit_edit_directions(work, faces, options.data, helpers)
             return {name: round(item.correlation, 3) for name, item in fitted.items()}
-        if stage == "pack":
+        if stage == "assemble":
             return {"sha256": pack.write_mini(work, faces).sha256}
         minutes = options.minutes or MINUTES[stage]
         if stage == "detector":
@@ -106,12 +140,16 @@ def _run_stage(
             batch_size=options.batch_size or batch_size,
             max_seconds=60.0 * minutes,
             seed=options.seed,
+            autocast=(
+                torch.bfloat16 if choose_precision(options.precision, "cpu") == "bf16" else None
+            ),
         )
-        recipe = {
-            "autoencoder": stages.train_autoencoder,
-            "generator": stages.train_generator,
-            "samm": stages.train_samm,
-        }[stage]
+        if stage == "autoencoder":
+            start = None if options.start is None else find_pack(options.start)
+            return stages.train_autoencoder(
+                work, faces, helpers, schedule, start=start, progress=bar.step
+            )
+        recipe = {"generator": stages.train_generator, "samm": stages.train_samm}[stage]
         return recipe(work, faces, helpers, schedule, progress=bar.step)
     finally:
         bar.close()

@@ -233,7 +233,7 @@ class Level(nn.Module):
             if cycle == self.cycles - 1 and previous is not None:
                 field = Field(flow=field.flow, ood=refine_mask(previous.ood, field.ood))
             warped = warp(x, field.flow, align_corners=self.align_corners)
-            aligned = torch.lerp(x, warped, field.ood.to(x.dtype))
+            aligned = torch.lerp(x, warped.to(x.dtype), field.ood.to(x.dtype))
         assert field is not None
         return aligned, field
 
