@@ -31,6 +31,9 @@ class Brightener:
     def embed(self, crops):
         return Embedding(w_plus=torch.zeros(len(crops), 1, 2), features=(crops,))
 
+    def find_mask(self, embedding):
+        return self.synthesise(embedding, embedding.w_plus).ood
+
     def synthesise(self, embedding, w_plus):
         image = embedding.features[0] + w_plus[:, :, :1].reshape(-1, 1, 1, 1)
         ood = torch.zeros_like(image[:, :1])

@@ -74,8 +74,7 @@ def invert(
             if len(positions) == 0:
                 continue
             embedding = method.embed(crops.to(device))
-            synthesis = method.synthesise(embedding, embedding.w_plus)
-            small = images.resize(synthesis.ood, (side, side))
+            small = images.resize(method.find_mask(embedding), (side, side))
             codes[positions] = embedding.w_plus.float().cpu()
             masks[positions] = images.mask_to_uint8(small).cpu()
             guides[positions] = images.grey_to_uint8(images.resize(crops, (side, side)))

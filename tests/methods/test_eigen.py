@@ -101,6 +101,7 @@ def test_a_synthesis_has_a_picture_a_mask_in_zero_to_one_and_small_flows(method,
     synthesis = method.synthesise(embedding, embedding.w_plus)
     assert synthesis.image.shape == (2, 3, 256, 256)
     assert synthesis.ood.shape == (2, 1, 256, 256)
+    assert torch.equal(method.find_mask(embedding), synthesis.ood)
     assert 0.0 <= synthesis.ood.min() <= synthesis.ood.max() <= 1.0
     assert [tuple(flow.shape) for flow in synthesis.flows] == [(2, 2, 32, 32), (2, 2, 64, 64)]
     assert max(flow.abs().max() for flow in synthesis.flows) <= 0.08 + 1e-6

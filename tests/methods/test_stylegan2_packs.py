@@ -75,6 +75,7 @@ def test_samm_inverts_and_renders(pack, crops):
     assert synthesis.image.shape == (2, 3, SIZE, SIZE)
     assert synthesis.ood.shape == (2, 1, SIZE, SIZE)
     assert [f.shape[-1] for f in synthesis.flows] == [32, 64]
+    torch.testing.assert_close(method.find_mask(embedding), synthesis.ood)
     again = method.synthesise(method.embed(crops), embedding.w_plus)
     assert torch.equal(again.image, synthesis.image)
     plain = method.generate(embedding.w_plus)
@@ -98,6 +99,7 @@ def test_e4e_by_itself_keeps_nothing_of_the_source(pack, crops):
     synthesis = method.synthesise(embedding, embedding.w_plus)
     assert synthesis.image.shape == (2, 3, SIZE, SIZE)
     assert synthesis.ood.abs().max() == 0
+    assert torch.equal(method.find_mask(embedding), synthesis.ood)
     assert torch.equal(method.generate(embedding.w_plus), synthesis.image)
 
 

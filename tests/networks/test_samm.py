@@ -11,6 +11,7 @@ from vidinvert.networks.samm import (
     Field,
     LevelSpec,
     combine_masks,
+    find_fields,
     refine_mask,
     synthesise_aligned,
 )
@@ -160,6 +161,29 @@ def test_a_batch_equals_its_parts(networks):
         one = synthesise_aligned(generator, samm, w_plus[part], [f[part] for f in features])
         torch.testing.assert_close(one.image, whole.image[part], rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(one.fields[-1].ood, whole.fields[-1].ood[part])
+
+
+def test_fields_are_found_without_rendering_to_the_end(networks, monkeypatch):
+    generator, samm = networks
+    w_plus, features = inputs(1)
+    whole = synthesise_aligned(generator, samm, w_plus, features, noise=generator.noise)
+    resolutions = [block.resolution for block in generator.blocks]
+    rendered = []
+    for block in generator.blocks:
+        block.to_rgb.register_forward_hook(lambda *_, r=block.resolution: rendered.append(r))
+    fields = find_fields(generator, samm, w_plus, features, noise=generator.noise)
+    for found, expected in zip(fields, whole.fields, strict=True):
+        assert torch.equal(found.ood, expected.ood)
+        assert torch.equal(found.flow, expected.flow)
+    assert rendered == [r for r in resolutions if r <= samm.specs[-1].resolution]
+
+
+def test_levels_that_the_generator_does_not_have_are_refused(networks):
+    generator, _ = networks
+    w_plus, features = inputs(1)
+    foreign = SAMM([LevelSpec(resolution=7, channels=8, feature_channels=8)])
+    with pytest.raises(ValueError, match=r"acts at \[7\] px"):
+        find_fields(generator, foreign, w_plus, features)
 
 
 def test_a_mask_of_zero_gives_the_plain_generator(networks, monkeypatch):

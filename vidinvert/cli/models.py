@@ -81,8 +81,9 @@ def _draw_sheet(options: argparse.Namespace) -> None:
     import numpy as np
     import torch
 
-    from vidinvert import images, load_pack
+    from vidinvert import images
     from vidinvert.errors import EncodeError, PlanError
+    from vidinvert.pipeline import load_pack
 
     target: Path = options.sheet
     if target.suffix.lower() != ".png" or not target.parent.is_dir():

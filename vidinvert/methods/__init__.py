@@ -38,6 +38,10 @@ class Method(Protocol):
         """Find codes and features of crops (N, 3, R, R) in [-1, 1]."""
         ...
 
+    def find_mask(self, embedding: Embedding) -> Tensor:
+        """Return the mask that `synthesise` gives for the embedded codes: (N, 1, R, R)."""
+        ...
+
     def synthesise(self, embedding: Embedding, w_plus: Tensor) -> Synthesis:
         """Render the codes `w_plus` (N, L, D), edited or not, for embedded crops."""
         ...

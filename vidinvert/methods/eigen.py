@@ -33,6 +33,12 @@ class EigenSamm:
         latents, features = self.encoder(crops)
         return Embedding(w_plus=self.generator.basis.codes(latents), features=features)
 
+    def find_mask(self, embedding: Embedding) -> Tensor:
+        """Return the mask of the unedited codes, (N, 1, R, R), without rendering a picture."""
+        latents = self.generator(embedding.w_plus).latents.to(self.dtype)
+        aligned = align_decoder(self.decoder, self.samm, latents, embedding.features)
+        return combine_masks(aligned.fields, size=self.crop_size)
+
     def synthesise(self, embedding: Embedding, w_plus: Tensor) -> Synthesis:
         """Render codes (N, L, D), aligned to the embedded crops."""
         latents = self.generator(w_plus).latents.to(self.dtype)

@@ -62,6 +62,10 @@ class EncoderOnly:
         found = self.encoder(small)
         return Embedding(w_plus=found.offsets + self.w_mean, features=found.taps)
 
+    def find_mask(self, embedding: Embedding) -> Tensor:
+        """Return the mask of the unedited codes, (N, 1, R, R): 0, nothing is kept."""
+        return embedding.w_plus.new_zeros(len(embedding.w_plus), 1, self.crop_size, self.crop_size)
+
     def synthesise(self, embedding: Embedding, w_plus: Tensor) -> Synthesis:
         """Render codes (N, L, D) with the generator's fixed noise."""
         image = self.generate(w_plus)

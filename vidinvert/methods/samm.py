@@ -22,6 +22,7 @@ from vidinvert.networks.samm import (
     WARP_SCALE,
     LevelSpec,
     combine_masks,
+    find_fields,
     synthesise_aligned,
 )
 from vidinvert.types import Embedding, FacePack, Synthesis
@@ -59,6 +60,14 @@ class SammMethod:
     def embed(self, crops: Tensor) -> Embedding:
         """Find the codes and the encoder's maps (coarse to fine) of crops (N, 3, R, R)."""
         return self.base.embed(crops)
+
+    def find_mask(self, embedding: Embedding) -> Tensor:
+        """Return the mask of the unedited codes, (N, 1, R, R), rendering no further than needed."""
+        generator = self.base.generator
+        fields = find_fields(
+            generator, self.samm, embedding.w_plus, embedding.features, noise=generator.noise
+        )
+        return combine_masks(fields, size=generator.size)
 
     def synthesise(self, embedding: Embedding, w_plus: Tensor) -> Synthesis:
         """Render codes (N, L, D), aligned to the embedded crops, with the fixed noise."""

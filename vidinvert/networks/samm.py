@@ -5,7 +5,8 @@ says where the generator cannot explain the source. Each level returns its flow 
 passed on from coarse to fine, and nothing is kept between calls.
 """
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -311,6 +312,36 @@ def synthesise_aligned(
         features: the source's maps, one for every level, coarse to fine.
         noise: fixed noise maps, or None for none.
     """
+    (done,) = deque(_align(generator, samm, w_plus, features, noise), maxlen=1)
+    return done
+
+
+def find_fields(
+    generator: Generator,
+    samm: SAMM,
+    w_plus: Tensor,
+    features: Sequence[Tensor],
+    *,
+    noise: Sequence[Tensor] | None = None,
+) -> tuple[Field, ...]:
+    """Return the fields of `synthesise_aligned` without rendering beyond the last level."""
+    for done in _align(generator, samm, w_plus, features, noise):
+        if len(done.fields) == len(samm.levels):
+            return done.fields
+    raise ValueError(
+        f"SAMM acts at {[spec.resolution for spec in samm.specs]} px, expected resolutions that "
+        f"the generator of {generator.size} px has"
+    )
+
+
+def _align(
+    generator: Generator,
+    samm: SAMM,
+    w_plus: Tensor,
+    features: Sequence[Tensor],
+    noise: Sequence[Tensor] | None,
+) -> Iterator[AlignedSynthesis]:
+    """Yield what is there after each block: the picture so far, and the fields found so far."""
     x, image = generator.start(w_plus, noise)
     fields: list[Field] = []
     for index, block in enumerate(generator.blocks):
@@ -326,7 +357,7 @@ def synthesise_aligned(
         x = block.conv0.activate(x, maps[0])
         x = block.conv1(x, w_plus[:, first + 1], maps[1])
         image = block.to_rgb(x, w_plus[:, first + 2], image)
-    return AlignedSynthesis(image=image, fields=tuple(fields))
+        yield AlignedSynthesis(image=image, fields=tuple(fields))
 
 
 def combine_masks(fields: Sequence[Field], *, size: int) -> Tensor:
