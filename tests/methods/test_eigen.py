@@ -50,7 +50,7 @@ def write_eigen_pack(
             "style_count": 4,
             "style_width": 8,
             "components": list(components),
-            **({} if compared is None else {"samm_compared": list(compared)}),
+            **({} if None in compared else {"samm_compared": list(compared)}),
         },
         files={part: f"{part}.safetensors" for part in (*parts, "samm")},
     )
@@ -84,7 +84,8 @@ def test_codes_are_those_of_the_encoders_latents(method, crops, embedding):
     assert embedding.w_plus.dtype == torch.float32
     latents, features = method.encoder(crops.contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(embedding.w_plus, method.generator.basis.codes(latents))
-    assert [tuple(f.shape[1:]) for f in embedding.features] == [(128, 32, 32), (64, 64, 64)]
+    shapes = [tuple(f.shape[1:]) for f in embedding.features]
+    assert shapes == [(128, 32, 32), (64, 64, 64), (12, 128, 128)]
     torch.testing.assert_close(embedding.features[1], features[1])
 
 
@@ -103,7 +104,7 @@ def test_a_synthesis_has_a_picture_a_mask_in_zero_to_one_and_small_flows(method,
     assert synthesis.ood.shape == (2, 1, 256, 256)
     assert torch.equal(method.find_mask(embedding), synthesis.ood)
     assert 0.0 <= synthesis.ood.min() <= synthesis.ood.max() <= 1.0
-    assert [tuple(flow.shape) for flow in synthesis.flows] == [(2, 2, 32, 32), (2, 2, 64, 64)]
+    assert [tuple(flow.shape) for flow in synthesis.flows] == [(2, 2, r, r) for r in (32, 64, 128)]
     assert max(flow.abs().max() for flow in synthesis.flows) <= 0.08 + 1e-6
 
 
@@ -163,13 +164,14 @@ def test_a_pack_that_describes_another_generator_is_refused(tmp_path):
 
 
 def test_levels_may_compare_in_fewer_channels_than_they_align():
-    narrow, full = eigen_samm(), eigen_samm(compared=None)
-    for level, (whole, width) in enumerate(zip((128, 64), COMPARED, strict=True)):
+    narrow, full = eigen_samm(), eigen_samm(compared=(None, None, None))
+    for level, (whole, width) in enumerate(zip((128, 64, 32), COMPARED, strict=True)):
         assert narrow.levels[level].align.channels == width
         assert full.levels[level].align.channels == whole
         assert full.levels[level].reduce is None
 
 
-def test_a_pack_that_says_nothing_of_it_compares_in_all_channels(tmp_path):
-    pack = write_eigen_pack(tmp_path, compared=None)
-    assert load_method(pack, method="samm").samm.levels[0].align.channels == 128
+def test_a_pack_that_says_nothing_of_it_has_two_levels_that_compare_in_all_channels(tmp_path):
+    pack = write_eigen_pack(tmp_path, compared=(None, None))
+    levels = load_method(pack, method="samm").samm.levels
+    assert [level.align.channels for level in levels] == [128, 64]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
-from vidinvert.networks.eigen_samm import align_decoder, eigen_samm
+from vidinvert.networks.eigen_samm import align_decoder, eigen_samm, source_features
 
 
 @pytest.fixture(scope="module")
@@ -54,14 +54,15 @@ def test_latents_far_out_are_bent_back(networks):
 
 
 @torch.inference_mode()
-def test_the_decoder_is_aligned_at_an_eighth_and_a_quarter(networks):
+def test_the_decoder_is_aligned_at_an_eighth_a_quarter_and_a_half(networks):
     encoder, decoder = networks
     torch.manual_seed(2)
     samm = eigen_samm(crop_size=64).eval()
-    latents, features = encoder(random_images(2))
-    aligned = align_decoder(decoder, samm, latents, features)
-    assert aligned.features.shape == (2, 64, 16, 16)
-    assert [tuple(field.ood.shape) for field in aligned.fields] == [(2, 1, 8, 8), (2, 1, 16, 16)]
+    crops = random_images(2)
+    encoded = encoder(crops)
+    aligned = align_decoder(decoder, samm, encoded.latents, source_features(encoded, crops))
+    assert aligned.features.shape == (2, 32, 32, 32)
+    assert [field.ood.shape[-1] for field in aligned.fields] == [8, 16, 32]
     for field in aligned.fields:
         assert 0.0 <= field.ood.min() <= field.ood.max() <= 1.0
         assert field.flow.abs().max() <= 0.08 + 1e-6

@@ -8,7 +8,7 @@ from torch import Tensor
 from vidinvert.checkpoints import fill_module, load_part, select
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
 from vidinvert.networks.eigen import EigenGenerator, restore_bases
-from vidinvert.networks.eigen_samm import align_decoder, eigen_samm
+from vidinvert.networks.eigen_samm import align_decoder, eigen_samm, source_features
 from vidinvert.networks.ops import prepare, set_precision
 from vidinvert.networks.samm import SAMM, combine_masks
 from vidinvert.types import Embedding, FacePack, Synthesis
@@ -28,10 +28,13 @@ class EigenSamm:
     dtype: torch.dtype
 
     def embed(self, crops: Tensor) -> Embedding:
-        """Find the codes and the encoder's maps (coarse to fine) of crops (N, 3, R, R)."""
+        """Find the codes and the source's maps (coarse to fine) of crops (N, 3, R, R)."""
         crops = crops.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        latents, features = self.encoder(crops)
-        return Embedding(w_plus=self.generator.basis.codes(latents), features=features)
+        encoded = self.encoder(crops)
+        return Embedding(
+            w_plus=self.generator.basis.codes(encoded.latents),
+            features=source_features(encoded, crops),
+        )
 
     def find_mask(self, embedding: Embedding) -> Tensor:
         """Return the mask of the unedited codes, (N, 1, R, R), without rendering a picture."""
@@ -43,7 +46,7 @@ class EigenSamm:
         """Render codes (N, L, D), aligned to the embedded crops."""
         latents = self.generator(w_plus).latents.to(self.dtype)
         aligned = align_decoder(self.decoder, self.samm, latents, embedding.features)
-        image = self.decoder.stage_image(self.decoder.stage_half(aligned.features))
+        image = self.decoder.stage_image(aligned.features)
         return Synthesis(
             image=image.float(),
             ood=combine_masks(aligned.fields, size=self.crop_size),
@@ -74,11 +77,8 @@ def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenSamm:
     components = [int(count) for count in pack.settings["components"]]
     encoder, decoder = FaceEncoder(), FaceDecoder()
     generator = EigenGenerator(components, style_width=pack.style_width)
-    compared = pack.settings.get("samm_compared")
-    samm = eigen_samm(
-        crop_size=pack.crop_size,
-        compared=None if compared is None else [int(count) for count in compared],
-    )
+    compared = pack.settings.get("samm_compared", (None, None))
+    samm = eigen_samm(crop_size=pack.crop_size, compared=compared)
     autoencoder = load_part(pack, "autoencoder")
     for module, part, state in (
         (encoder, "autoencoder", select(autoencoder, "encoder.")),

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from vidinvert import images as pictures
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
 from vidinvert.networks.eigen import EigenGenerator
-from vidinvert.networks.eigen_samm import align_decoder, eigen_samm
+from vidinvert.networks.eigen_samm import align_decoder, eigen_samm, source_features
 from vidinvert.networks.samm import SAMM, combine_masks
 from vidinvert.networks.squeezenet import SqueezeFeatures
 from vidinvert.training.data import FaceSet, generator_at, jitter, sampling_weights
@@ -152,10 +152,10 @@ class SammRecipe:
     def _forward(self, samm: SAMM, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the aligned inversion, and the levels' masks with the combined one last."""
         with torch.no_grad():
-            latents, features = self._encoder(crops)
-            inverted = self._generator(self._generator.basis.codes(latents)).latents
-        aligned = align_decoder(self._decoder, samm, inverted, features)
-        image = self._decoder.stage_image(self._decoder.stage_half(aligned.features))
+            encoded = self._encoder(crops)
+            inverted = self._generator(self._generator.basis.codes(encoded.latents)).latents
+        aligned = align_decoder(self._decoder, samm, inverted, source_features(encoded, crops))
+        image = self._decoder.stage_image(aligned.features)
         combined = combine_masks(aligned.fields, size=crops.shape[-1])
         return image, [*(field.ood for field in aligned.fields), combined]
 
