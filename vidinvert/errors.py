@@ -13,6 +13,7 @@ VidinvertError
 │   ├── ChecksumError      a file is not the one its pack describes
 │   └── KeyMismatchError   the parameters in a file are not those of the network
 ├── AnalysisError   a saved analysis is damaged or of another clip, pack or schema
+├── BatchError         a batch cannot go on: another run is at it, or no worker starts
 └── PlanError          an edit, a filter or an option that cannot be carried out
 
 Every message says what was seen, what was expected, and what to do. Mistakes of a programmer
@@ -70,6 +71,10 @@ class KeyMismatchError(CheckpointError):
 
 class AnalysisError(VidinvertError):
     """Read a saved analysis that does not fit."""
+
+
+class BatchError(VidinvertError):
+    """Could not run a batch at all; a clip that fails does not raise."""
 
 
 class PlanError(VidinvertError):

@@ -108,3 +108,16 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     pixels = picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., ::-1])
     _, data = cv2.imencode(".png", pixels)
     path.write_bytes(data.tobytes())
+
+
+def write_jpeg(path: Path, picture: NDArray[np.uint8], *, height: int) -> None:
+    """Write uint8 (H, W, 3) RGB as a small JPEG, `height` pixels high at most.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    scale = min(1.0, height / picture.shape[0])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    small = cv2.resize(np.ascontiguousarray(picture[..., ::-1]), size, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 82])
+    path.write_bytes(data.tobytes())

@@ -23,7 +23,16 @@ from vidinvert.editing import apply_edit, fade_at_gaps, parse_edits, total_stren
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
 from vidinvert.inversion import invert, stabilise_alignment, stabilise_inversion
-from vidinvert.media import ShotDetector, VideoWriter, copy_clip, decode, probe, read_ahead
+from vidinvert.media import (
+    SEGMENT_FRAMES,
+    SegmentedWriter,
+    ShotDetector,
+    VideoWriter,
+    copy_clip,
+    decode,
+    probe,
+    read_ahead,
+)
 from vidinvert.methods import Method, load_method
 from vidinvert.rendering import (
     EditedFace,
@@ -139,6 +148,7 @@ def edit_video(
     save_masks: Path | None = None,
     analysis: Path | None = None,
     save_analysis: Path | None = None,
+    segments: Path | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Edit a clip's faces and write the result; sound, times and shape stay as they are.
@@ -157,6 +167,8 @@ def edit_video(
         save_masks: a directory for the masks in frame geometry, or None.
         analysis: measurements from an earlier run, instead of detecting and inverting again.
         save_analysis: where to keep the measurements, as .npz; written before rendering begins.
+        segments: a directory for finished stretches of the output, of this clip and these options
+            alone: a run that was broken off goes on there instead of from the start.
         progress: called with the stage, the frames done and the frames in all.
 
     Returns:
@@ -176,14 +188,8 @@ def edit_video(
         kept = _read_kept(analysis, info, pack, plans)
     frames = choose_frames(info, span, kept)
     _check_places(info, plans, frames, save_masks, save_analysis, overwrite=overwrite)
-    writer = VideoWriter(
-        Path(target),
-        like=info,
-        settings=plans.encode,
-        overwrite=overwrite,
-        start=frames.start,
-        stop=frames.stop,
-        comment=_mark(plans),
+    writer = _make_writer(
+        Path(target), info, plans, frames=frames, overwrite=overwrite, segments=segments
     )
     measured = measure_faces(
         info, pack, plans, frames=frames, face=face, kept=kept, clock=clock, progress=tell
@@ -200,7 +206,7 @@ def edit_video(
         make_mask_directory(save_masks, overwrite=overwrite)
     with clock.measure("render"), writer:
         batches = read_ahead(
-            decode(info, batch_size=plans.render.batch_size, start=frames.start, stop=frames.stop)
+            decode(info, batch_size=plans.render.batch_size, start=writer.due, stop=frames.stop)
         )
         for batch in render(batches, faces, pack.method, plans.render, device=pack.device):
             with clock.measure("encode"):
@@ -472,6 +478,40 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
             )
         )
     return faces
+
+
+def _make_writer(
+    target: Path,
+    info: VideoInfo,
+    plans: Plans,
+    *,
+    frames: range,
+    overwrite: bool,
+    segments: Path | None,
+) -> VideoWriter:
+    if segments is None:
+        return VideoWriter(
+            target,
+            like=info,
+            settings=plans.encode,
+            overwrite=overwrite,
+            start=frames.start,
+            stop=frames.stop,
+            comment=_mark(plans),
+        )
+    batch_size = plans.render.batch_size
+    return SegmentedWriter(
+        target,
+        like=info,
+        settings=plans.encode,
+        directory=segments,
+        overwrite=overwrite,
+        start=frames.start,
+        stop=frames.stop,
+        comment=_mark(plans),
+        # Whole batches: a network's last bits depend on what else is in its batch.
+        segment_frames=-(-SEGMENT_FRAMES // batch_size) * batch_size,
+    )
 
 
 def _mark(plans: Plans) -> str | None:

@@ -422,6 +422,7 @@ class EncodeSettings:
         preset: speed against size, as `medium`.
         pixel_format: as `yuv420p`; None = the source's.
         mark: write a metadata tag that says the clip was edited.
+        threads: of the encoder; None = as it likes. The stream depends on it.
     """
 
     codec: str | None = None
@@ -429,6 +430,7 @@ class EncodeSettings:
     preset: str | None = None
     pixel_format: str | None = None
     mark: bool = True
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,13 @@ def choose_device(wanted: str) -> str:
     return f"cuda:{index}"
 
 
+def count_devices() -> int:
+    """Return how many CUDA devices torch sees."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
 def choose_precision(wanted: str, device: str) -> str:
     """Return `fp32`, `bf16` or `fp16`; `auto` takes bf16 where matrix units make it faster.
 

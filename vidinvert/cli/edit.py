@@ -8,13 +8,14 @@ from typing import Any
 
 from vidinvert.cli.options import (
     ProgressBars,
+    add_coding_options,
     add_common_options,
+    add_edit_options,
     add_face_options,
     add_look_options,
     add_pack_options,
     check_options,
     load_models,
-    number,
     plans_from,
     span_from,
 )
@@ -29,18 +30,8 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("source", type=Path, metavar="IN", help="the clip")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT")
-    parser.add_argument(
-        "--edit",
-        action="append",
-        default=[],
-        metavar="NAME=STRENGTH",
-        help="as smile=2, smile=0@0s,3@2s,0@4s or smile=2:face=1; may be repeated. "
-        "`vidinvert models show mini` lists the names",
-    )
+    add_edit_options(parser)
     add_face_options(parser)
-    parser.add_argument(
-        "--allow-no-face", action="store_true", help="copy a clip without faces instead of failing"
-    )
     add_look_options(parser)
     _add_output_options(parser)
     add_pack_options(parser)
@@ -49,12 +40,7 @@ def add_parser(commands: Any) -> None:
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    coding = parser.add_argument_group("output")
-    coding.add_argument("--codec", help="as libx264 (the source's)")
-    coding.add_argument("--crf", type=number(0, 63), help="quality, lower is better")
-    coding.add_argument("--preset", help="speed against size, as medium")
-    coding.add_argument("--pixel-format", help="as yuv420p (the source's)")
-    coding.add_argument("--no-mark", action="store_true", help="no metadata tag on the edit")
+    coding = add_coding_options(parser)
     coding.add_argument("--save-masks", type=Path, metavar="DIR", help="masks as PNG, white = kept")
     coding.add_argument("--report", type=Path, metavar="FILE.json", help="what was done")
     coding.add_argument("--force", action="store_true", help="replace an existing output")

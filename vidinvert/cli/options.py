@@ -82,18 +82,35 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
 
 
-def add_face_options(parser: argparse.ArgumentParser) -> None:
-    """Add what decides which frames and which faces are worked on."""
+def add_edit_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is done, and to clips without a face."""
     parser.add_argument(
-        "--face",
-        help="largest, all, numbers as 0,2, or a photo (largest; with --analysis: all it holds)",
+        "--edit",
+        action="append",
+        default=[],
+        metavar="NAME=STRENGTH",
+        help="as smile=2, smile=0@0s,3@2s,0@4s or smile=2:face=1; may be repeated. "
+        "`vidinvert models show mini` lists the names",
     )
-    tracking = parser.add_argument_group("finding faces")
-    tracking.add_argument("--min-score", type=number(0.01, 0.99), default=0.5, help="(0.5)")
-    tracking.add_argument("--min-size", type=number(0), default=24.0, help="in pixels (24)")
-    tracking.add_argument("--start", type=number(0), help="in seconds")
-    tracking.add_argument("--end", type=number(0), help="in seconds")
-    kept = tracking.add_mutually_exclusive_group()
+    parser.add_argument(
+        "--allow-no-face", action="store_true", help="copy a clip without faces instead of failing"
+    )
+
+
+def add_coding_options(parser: argparse.ArgumentParser) -> Any:
+    """Add how the output is encoded; returns the group, for more options."""
+    coding = parser.add_argument_group("output")
+    coding.add_argument("--codec", help="as libx264 (the source's)")
+    coding.add_argument("--crf", type=number(0, 63), help="quality, lower is better")
+    coding.add_argument("--preset", help="speed against size, as medium")
+    coding.add_argument("--pixel-format", help="as yuv420p (the source's)")
+    coding.add_argument("--no-mark", action="store_true", help="no metadata tag on the edit")
+    return coding
+
+
+def add_face_options(parser: argparse.ArgumentParser) -> None:
+    """Add what decides which frames and which faces are worked on, measured now or earlier."""
+    kept = add_tracking_options(parser).add_mutually_exclusive_group()
     kept.add_argument(
         "--analysis",
         type=Path,
@@ -103,6 +120,20 @@ def add_face_options(parser: argparse.ArgumentParser) -> None:
     kept.add_argument(
         "--save-analysis", type=Path, metavar="FILE.npz", help="keep what was measured"
     )
+
+
+def add_tracking_options(parser: argparse.ArgumentParser) -> Any:
+    """Add which frames and faces are measured; returns the group, for more options."""
+    parser.add_argument(
+        "--face",
+        help="largest, all, numbers as 0,2, or a photo (largest; with --analysis: all it holds)",
+    )
+    tracking = parser.add_argument_group("finding faces")
+    tracking.add_argument("--min-score", type=number(0.01, 0.99), default=0.5, help="(0.5)")
+    tracking.add_argument("--min-size", type=number(0), default=24.0, help="in pixels (24)")
+    tracking.add_argument("--start", type=number(0), help="in seconds")
+    tracking.add_argument("--end", type=number(0), help="in seconds")
+    return tracking
 
 
 def add_look_options(parser: argparse.ArgumentParser) -> None:

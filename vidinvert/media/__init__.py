@@ -3,13 +3,17 @@
 from vidinvert.media.codecs import has_encoder
 from vidinvert.media.decode import decode
 from vidinvert.media.encode import VideoWriter, copy_clip
+from vidinvert.media.joining import SEGMENT_FRAMES, SegmentedWriter
 from vidinvert.media.overlap import read_ahead
 from vidinvert.media.probe import probe
 from vidinvert.media.shots import ShotDetector
-from vidinvert.media.targets import PendingFile, check_target
+from vidinvert.media.targets import MUXERS, PendingFile, check_target
 
 __all__ = [
+    "MUXERS",
+    "SEGMENT_FRAMES",
     "PendingFile",
+    "SegmentedWriter",
     "ShotDetector",
     "VideoWriter",
     "check_target",

@@ -88,6 +88,8 @@ def choose_encoding(
     crf = encoder.crf if settings.crf is None else settings.crf
     key, preset = encoder.preset
     options = {**dict(encoder.extra), "crf": f"{crf:g}", key: settings.preset or preset}
+    if settings.threads is not None:
+        options["threads"] = str(settings.threads)
     tagged = encoder.writes == "hevc" and muxer in ("mp4", "mov")
     return Encoding(
         encoder=name,

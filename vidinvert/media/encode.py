@@ -16,6 +16,7 @@ import av
 import av.error
 import numpy as np
 from av.container import InputContainer, OutputContainer
+from av.packet import Packet
 from av.stream import Stream
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
@@ -51,8 +52,11 @@ class VideoWriter:
         stop: index behind the last, None = the end of the clip. A span that does not begin with the
             clip begins at time 0; sound packets that start within it are kept.
         comment: the text of the mark.
+        pictures_only: leave out sound, subtitles, descriptions and the rehearsal: for a part of a
+            `SegmentedWriter`.
 
     Attributes:
+        due: index of the frame that is to be written next.
         left_out: streams of the source that the output does not hold (data, some subtitles).
 
     Raises:
@@ -70,6 +74,7 @@ class VideoWriter:
         start: int = 0,
         stop: int | None = None,
         comment: str | None = None,
+        pictures_only: bool = False,
     ) -> None:
         self._stop = like.frame_count if stop is None else stop
         if not 0 <= start < self._stop <= like.frame_count:
@@ -86,10 +91,11 @@ class VideoWriter:
         )
         self._shift = int(like.pts[start]) if start > 0 else 0  # ticks
         self._durations = _ticks_shown(like)
-        self._due = start
+        self.due = start
         self._muxed = 0
         self._open = ExitStack()
-        self.left_out = self._rehearse()
+        self._pictures_only = pictures_only
+        self.left_out = () if pictures_only else self._rehearse()
 
     def _opened(self) -> InputContainer:
         return open_input(self._like.path, max_pixels=pixel_bound(self._like))
@@ -114,7 +120,9 @@ class VideoWriter:
     def _set_up(
         self, source: InputContainer, output: OutputContainer
     ) -> tuple[VideoStream, dict[int, Stream], tuple[str, ...]]:
-        video = _add_video(output, self._like, self._encoding)
+        video = self._add_pictures(output)
+        if self._pictures_only:
+            return video, {}, ()
         original = main_video_stream(source, self._like.path, max_pixels=pixel_bound(self._like))
         video.metadata.update(kept_metadata(original.metadata))
         video.disposition = original.disposition
@@ -123,6 +131,10 @@ class VideoWriter:
         if self._start == 0 and self._stop == self._like.frame_count:
             output.set_chapters(source.chapters())
         return video, copies, left_out
+
+    def _add_pictures(self, output: OutputContainer) -> VideoStream:
+        """Add the stream for the pictures; what is set here must be set before the header."""
+        return _add_video(output, self._like, self._encoding)
 
     def __enter__(self) -> Self:
         self._file.create()
@@ -157,11 +169,11 @@ class VideoWriter:
             EncodeError: the disc or the encoder fails.
             ValueError: the frames are not the next ones, or not of the clip's size.
         """
-        expected = np.arange(self._due, self._due + len(batch.indices))
-        if not np.array_equal(batch.indices, expected) or self._due + len(expected) > self._stop:
+        expected = np.arange(self.due, self.due + len(batch.indices))
+        if not np.array_equal(batch.indices, expected) or self.due + len(expected) > self._stop:
             raise ValueError(
                 f"frames {batch.indices.tolist()} were given, expected consecutive ones from "
-                f"{self._due} to at most {self._stop - 1}"
+                f"{self.due} to at most {self._stop - 1}"
             )
         if batch.frames.shape[1:3] != tuple(self._like.size_hw):
             raise ValueError(
@@ -170,7 +182,7 @@ class VideoWriter:
         with encode_errors(self._file.target):
             for frame in batch.frames:
                 self._encode(self._stored(frame))
-                self._due += 1
+                self.due += 1
 
     def _stored(self, frame: UInt8Array) -> VideoFrame:
         """Turn an upright picture back to how it is stored, and give it its time."""
@@ -181,19 +193,23 @@ class VideoWriter:
             color=self._like.color,
             full_range=self._encoding.full_range,
         )
-        picture.pts = int(self._like.pts[self._due]) - self._shift
+        picture.pts = int(self._like.pts[self.due]) - self._shift
         picture.time_base = self._like.time_base
         return picture
 
     def _encode(self, picture: VideoFrame | None) -> None:
         for packet in self._video.encode(picture):
-            pts = (packet.pts or 0) + self._shift
-            place = int(np.searchsorted(self._like.pts, pts))
-            packet.duration = int(self._durations[place])
-            before = packet.pts if packet.dts is None else packet.dts
-            self._copier.copy_until((before or 0) * self._like.time_base)
-            self._output.mux(packet)
-            self._muxed += 1
+            self._mux(packet)
+
+    def _mux(self, packet: Packet) -> None:
+        """Write a packet whose times are in the clip's ticks, and the sound up to it."""
+        pts = (packet.pts or 0) + self._shift
+        place = int(np.searchsorted(self._like.pts, pts))
+        packet.duration = int(self._durations[place])
+        before = packet.pts if packet.dts is None else packet.dts
+        self._copier.copy_until((before or 0) * self._like.time_base)
+        self._output.mux(packet)
+        self._muxed += 1
 
     def __exit__(
         self,
@@ -212,13 +228,13 @@ class VideoWriter:
         self._open.close()
 
     def _finish(self) -> None:
-        if self._due != self._stop:
+        if self.due != self._stop:
             raise EncodeError(
-                f"{shown(self._file.target)} got frames up to {self._due - 1}, expected all up to "
+                f"{shown(self._file.target)} got frames up to {self.due - 1}, expected all up to "
                 f"{self._stop - 1}; run again, and report it if it happens twice"
             )
         with encode_errors(self._file.target):
-            self._encode(None)
+            self._flush()
             self._copier.copy_until(None)
             self._output.close()
         written = self._stop - self._start
@@ -228,6 +244,10 @@ class VideoWriter:
                 "expected one each; choose another codec"
             )
         self._file.commit()
+
+    def _flush(self) -> None:
+        """Mux what the encoder still holds."""
+        self._encode(None)
 
     def _abandon(self) -> None:
         """Close what is open and remove the temporary file; nothing more can be said here."""
@@ -242,7 +262,7 @@ class VideoWriter:
 
 
 def _add_video(output: OutputContainer, like: VideoInfo, encoding: Encoding) -> VideoStream:
-    """Add the stream for the pictures; all of this must be set before the header is written."""
+    """Add the stream for new pictures; all of this must be set before the header is written."""
     os.environ.setdefault("SVT_LOG", "1")  # SVT-AV1 writes pages to stderr unless told not to
     stream = cast(
         VideoStream,
