@@ -109,7 +109,7 @@ def test_bad_clips_are_explained_and_the_others_finish(tmp_path):
     assert done == {"fine1.mp4", "fine2.mp4", "segfault-once.mp4", "allocate-once.mp4"}
     said = {name: (o.kind, o.attempts, o.reason) for name, o in outcomes.items() if o.reason}
     assert said["segfault.mp4"][:2] == ("crash", 2)
-    assert "crashed (SIGSEGV)" in said["segfault.mp4"][2]
+    assert "crashed (SIGSEGV). Segmentation fault." in said["segfault.mp4"][2]
     assert said["hang.mp4"][:2] == ("hang", 2)
     assert "no progress for 3 s" in said["hang.mp4"][2]
     assert said["memory.mp4"][:2] == ("memory", 2)

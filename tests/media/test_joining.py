@@ -70,8 +70,8 @@ def test_joined_segments_are_the_clip(clip_file, tmp_path, name):
 @pytest.mark.parametrize(
     ("settings", "clip", "suffix"),
     [
-        (EncodeSettings(preset="veryfast", threads=1), Clip(options=B_FRAMES), ".mp4"),
-        (EncodeSettings(preset="veryfast", threads=1), MATRIX["vfr"], ".mkv"),
+        (EncodeSettings(preset="superfast", threads=1), Clip(options=B_FRAMES), ".mp4"),
+        (EncodeSettings(preset="superfast", threads=1), MATRIX["vfr"], ".mkv"),
         (EncodeSettings(codec="libx265", preset="veryfast", threads=1), MATRIX["sound"], ".mp4"),
         (EncodeSettings(codec="libvpx-vp9", preset="8", threads=1), MATRIX["cfr_25"], ".webm"),
         (EncodeSettings(codec="libsvtav1", preset="8"), Clip(size_hw=(64, 96)), ".mkv"),
@@ -98,7 +98,7 @@ def test_a_resumed_clip_equals_an_unbroken_one(clip_file, tmp_path, settings, cl
 def test_every_segment_begins_with_a_picture_that_needs_no_other(clip_file, tmp_path):
     source = clip_file(Clip(options=B_FRAMES))
     target = tmp_path / "out.mp4"
-    settings = EncodeSettings(preset="veryfast", threads=1)
+    settings = EncodeSettings(preset="superfast", threads=1)
     write_on(segmented(source, target, tmp_path / "s", settings=settings), probe(source))
     with av.open(str(target)) as container:
         packets = [p for p in container.demux(video=0) if p.size]

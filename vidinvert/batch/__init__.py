@@ -1,5 +1,6 @@
 """Many clips: what is asked for, who does it, and what became of it; resumable after any end."""
 
+from vidinvert.batch.cluster import RayEngine
 from vidinvert.batch.inputs import OUTPUT_SUFFIXES, Found, find_clips
 from vidinvert.batch.local import LocalEngine
 from vidinvert.batch.orders import Order, Setup
@@ -14,6 +15,7 @@ __all__ = [
     "LocalEngine",
     "Order",
     "Outcome",
+    "RayEngine",
     "Setup",
     "find_clips",
     "list_done",

@@ -446,6 +446,7 @@ class _Run:
         attempts = self._entry(order).attempts
         log = assignment.log
         if log.is_file():
+            reason = _with_fatal_error(reason, log)
             kept = log.with_name(f"{log.stem}-{attempts}.log")
             log = log.replace(kept)
         if attempts < self.limits.attempts:
@@ -551,6 +552,13 @@ def _stop_all(slots: Sequence[_Slot], journal: Journal) -> None:
             slot.worker.stop()
         if slot.assignment is not None:
             journal.interrupt(slot.assignment.order.output)
+
+
+def _with_fatal_error(reason: str, log: Path) -> str:
+    """Add to a reason what a crash wrote to the log last of all."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    _, found, rest = text.partition("Fatal Python error: ")
+    return f"{reason} {rest.splitlines()[0]}." if found else reason
 
 
 def _sync_directory(directory: Path) -> None:

@@ -90,6 +90,8 @@ def run(options: argparse.Namespace) -> int:
     check_edits(orders, setup)
     if options.dry_run:
         return _dry_run(orders, setup, options)
+    if options.ray_address is not None and options.engine != "ray":
+        raise PlanError("--ray-address is for --engine ray; add that, or leave the address out.")
     workers, setup = choose_workers(options, setup, clips=len(orders))
     watch: Any = JsonLines() if options.json else BatchBar(orders, quiet=options.quiet)
     try:
@@ -97,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
             orders,
             options.output,
             setup=setup,
-            open_engine=_open_engine(options),
+            open_engine=_open_engine(options, workers),
             workers=workers,
             limits=plan_limits(options, workers),
             overwrite=options.force,
@@ -280,10 +282,14 @@ def memory_bytes() -> int:
     return min(bound, pages * size)
 
 
-def _open_engine(options: argparse.Namespace) -> Any:
-    from vidinvert.batch import LocalEngine
+def _open_engine(options: argparse.Namespace, workers: int) -> Any:
+    from vidinvert.batch import LocalEngine, RayEngine
 
-    return lambda setup, state: LocalEngine(setup, directory=state)
+    if options.engine == "local":
+        return lambda setup, state: LocalEngine(setup, directory=state)
+    return lambda setup, state: RayEngine(
+        setup, directory=state, workers=workers, address=options.ray_address
+    )
 
 
 def _dry_run(orders: Sequence["Order"], setup: "Setup", options: argparse.Namespace) -> int:
