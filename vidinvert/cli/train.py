@@ -68,6 +68,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--minutes", type=number(0.05), help="wall time of the stage")
     parser.add_argument("--images", type=count, help="pictures to see at most")
     parser.add_argument("--batch-size", type=count)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     parser.add_argument(
         "--precision",
         choices=("auto", "fp32", "bf16"),
@@ -109,15 +110,16 @@ def _run_stage(
     import torch
 
     from vidinvert.checkpoints import find_pack
-    from vidinvert.cli.device import choose_precision
+    from vidinvert.cli.device import choose_device, choose_precision
     from vidinvert.training import pack, stages
     from vidinvert.training.loop import Schedule
 
     work: Path = options.output
+    device = choose_device(options.device)
     bar = _Bar(stage, quiet=options.quiet)
     try:
         if stage == "codes":
-            basis = stages.fit_codes(work, faces, progress=bar.count)
+            basis = stages.fit_codes(work, faces, device=device, progress=bar.count)
             return {"components": list(basis.components)}
         if stage == "directions":
             fitted = stages.fit_edit_directions(work, faces, options.data, helpers)
@@ -141,16 +143,16 @@ def _run_stage(
             max_seconds=60.0 * minutes,
             seed=options.seed,
             autocast=(
-                torch.bfloat16 if choose_precision(options.precision, "cpu") == "bf16" else None
+                torch.bfloat16 if choose_precision(options.precision, device) == "bf16" else None
             ),
         )
         if stage == "autoencoder":
             start = None if options.start is None else find_pack(options.start)
             return stages.train_autoencoder(
-                work, faces, helpers, schedule, start=start, progress=bar.step
+                work, faces, helpers, schedule, start=start, device=device, progress=bar.step
             )
         recipe = {"generator": stages.train_generator, "samm": stages.train_samm}[stage]
-        return recipe(work, faces, helpers, schedule, progress=bar.step)
+        return recipe(work, faces, helpers, schedule, device=device, progress=bar.step)
     finally:
         bar.close()
 

@@ -57,17 +57,21 @@ class TeacherLatents:
 
 @torch.inference_mode()
 def encode_with_teacher(
-    faces: FaceSet, state: Mapping[str, Tensor], *, batch_size: int = 16
+    faces: FaceSet,
+    state: Mapping[str, Tensor],
+    *,
+    batch_size: int = 16,
+    device: torch.device | str = "cpu",
 ) -> TeacherLatents:
     """Run the teacher's encoder over every picture; 31 GFLOP a picture."""
     encoder = taef_encoder()
     encoder.load_state_dict({name: value.float() for name, value in state.items()})
-    channels_last(encoder.eval())
+    channels_last(encoder.to(device).eval())
     side = faces.images.shape[1] // STRIDE
     latents = np.empty((len(faces.images), 32, side, side), np.float16)
     for start in range(0, len(latents), batch_size):
-        batch = pictures.to_float(faces.images[start : start + batch_size])
-        latents[start : start + batch_size] = encoder((batch + 1.0) / 2.0).numpy()
+        batch = pictures.to_float(faces.images[start : start + batch_size], device=device)
+        latents[start : start + batch_size] = encoder((batch + 1.0) / 2.0).cpu().numpy()
     return summarise_latents(latents)
 
 
@@ -76,11 +80,12 @@ def encode_with_own(
     encoder: FaceEncoder, faces: FaceSet, *, batch_size: int = 16
 ) -> TeacherLatents:
     """Make a trained encoder its own teacher, so that going on keeps the meaning of its latents."""
+    device = next(encoder.parameters()).device
     side = faces.images.shape[1] // STRIDE
     latents = np.empty((len(faces.images), 32, side, side), np.float16)
     for start in range(0, len(latents), batch_size):
-        batch = pictures.to_float(faces.images[start : start + batch_size])
-        latents[start : start + batch_size] = encoder(batch).latents.numpy()
+        batch = pictures.to_float(faces.images[start : start + batch_size], device=device)
+        latents[start : start + batch_size] = encoder(batch).latents.cpu().numpy()
     return TeacherLatents(
         latents=latents, mean=np.zeros(32, np.float32), deviation=np.ones(32, np.float32)
     )
@@ -102,6 +107,7 @@ class AutoencoderRecipe:
         teacher: the latents to imitate, one a picture.
         perceptual: frozen features for the perceptual distance.
         start: networks to go on from, instead of new ones.
+        device: where it is trained.
     """
 
     def __init__(
@@ -113,12 +119,14 @@ class AutoencoderRecipe:
         start: tuple[FaceEncoder, FaceDecoder] | None = None,
         settings: AutoencoderSettings | None = None,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.settings = settings or AutoencoderSettings()
+        self._device = torch.device(device)
         torch.manual_seed(seed)
         encoder, decoder = start or (FaceEncoder(), FaceDecoder())
-        self.encoder = channels_last(encoder.train().requires_grad_(True))
-        self.decoder = channels_last(decoder.train().requires_grad_(True))
+        self.encoder = channels_last(encoder.to(device).train().requires_grad_(True))
+        self.decoder = channels_last(decoder.to(device).train().requires_grad_(True))
         self.modules: dict[str, nn.Module] = {"encoder": self.encoder, "decoder": self.decoder}
         self.averaged: dict[str, nn.Module] = copy.deepcopy(self.modules)
         parameters = [p for module in self.modules.values() for p in module.parameters()]
@@ -126,7 +134,8 @@ class AutoencoderRecipe:
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "both": torch.optim.Adam(parameters, lr=self.settings.learning_rate, betas=(0.9, 0.99))
         }
-        self._faces, self._teacher, self._perceptual, self._seed = faces, teacher, perceptual, seed
+        self._faces, self._teacher, self._seed = faces, teacher, seed
+        self._perceptual = perceptual.to(device)
         self._rows = faces.rows("train")
         self._weights = sampling_weights(faces, self._rows)
         self._validation = faces.rows("val")
@@ -141,7 +150,8 @@ class AutoencoderRecipe:
         distance = (latents - targets)[inner].square().mean()
         noise = torch.from_numpy(rng.standard_normal(latents.shape, np.float32))
         level = rng.uniform(0.0, settings.latent_noise, batch_size).astype(np.float32)
-        noisy = latents + noise * torch.from_numpy(level).view(-1, 1, 1, 1)
+        scaled = noise * torch.from_numpy(level).view(-1, 1, 1, 1)
+        noisy = latents + scaled.to(self._device)
         output = self.decoder(noisy)
         absolute = (output - images).abs().mean()
         half = batch_size // 2  # the perceptual distance costs as much as the networks
@@ -174,12 +184,15 @@ class AutoencoderRecipe:
             targets[n] = self._teacher.latents[row, :, y : y + cells, x : x + cells]
         targets -= self._teacher.mean[:, None, None]
         targets /= self._teacher.deviation[:, None, None]
-        return pictures.to_float(images), torch.from_numpy(targets)
+        return (
+            pictures.to_float(images, device=self._device),
+            torch.from_numpy(targets).to(self._device),
+        )
 
     @torch.inference_mode()
     def reconstruct(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         """Return the pictures of `rows` and their round trips by the averaged networks."""
-        source = pictures.to_float(self._faces.images[rows])
+        source = pictures.to_float(self._faces.images[rows], device=self._device)
         latents = self.averaged["encoder"](source).latents
         return source, self.averaged["decoder"](latents).clamp(-1, 1)
 

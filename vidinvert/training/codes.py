@@ -33,13 +33,15 @@ def encode_copies(
     Returns:
         float16 (len(rows) * (2 + copies), 32, 32, 32): originals, mirrored ones, then the copies.
     """
+    device = next(encoder.parameters()).device
     side = faces.images.shape[1] // 8
     total = len(rows) * (2 + copies)
     latents = np.empty((total, 32, side, side), np.float16)
     for start in range(0, total, batch_size):
         stop = min(start + batch_size, total)
         batch = np.stack([_copy(faces, rows, n, seed) for n in range(start, stop)])
-        latents[start:stop] = encoder(pictures.to_float(batch)).latents.float().numpy()
+        found = encoder(pictures.to_float(batch, device=device)).latents
+        latents[start:stop] = found.float().cpu().numpy()
         if progress is not None:
             progress(stop, total)
     return latents

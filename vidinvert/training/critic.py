@@ -58,6 +58,7 @@ def train_critic(
     autocast: torch.dtype | None = None,
     learning_rate: float = 1e-3,
     seed: int = 0,
+    device: torch.device | str = "cpu",
 ) -> tuple[AttributeCritic, NDArray[np.float64]]:
     """Fit the judge on real latents.
 
@@ -68,12 +69,13 @@ def train_critic(
         autocast: type of the convolutions, or None for float32.
         learning_rate: Adam's.
         seed: of the weights, the draws and the noise.
+        device: where it is trained, and stays.
 
     Returns:
         The frozen judge, and each attribute's correlation on a held-out tenth of the faces.
     """
     torch.manual_seed(seed)
-    critic = channels_last(AttributeCritic(targets.shape[1]))
+    critic = channels_last(AttributeCritic(targets.shape[1]).to(device))
     optimizer = torch.optim.AdamW(critic.parameters(), lr=learning_rate, weight_decay=0.02)
     originals = np.arange(len(latents)) % (len(latents) // 2)  # a face and its mirror go together
     held = originals % 10 == 0
@@ -87,10 +89,11 @@ def train_critic(
         batch += NOISE * rng.standard_normal(batch.shape, np.float32)
         shift = rng.integers(-1, 2, 2)  # a cell up, down or sideways
         batch = np.roll(batch, tuple(shift.tolist()), axis=(2, 3))
-        inputs = torch.from_numpy(batch).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        inputs = torch.from_numpy(batch).to(device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(inputs.device.type, autocast, enabled=autocast is not None):
             found = critic(inputs)
-        loss = F.smooth_l1_loss(found.float(), torch.from_numpy(targets[chosen]), beta=0.5)
+        wanted = torch.from_numpy(targets[chosen]).to(device)
+        loss = F.smooth_l1_loss(found.float(), wanted, beta=0.5)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -105,12 +108,12 @@ def _correlations(
     targets: NDArray[np.float32],
     rows: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    found = np.concatenate(
-        [
-            critic(torch.from_numpy(latents[rows[i : i + 64]].astype(np.float32))).numpy()
-            for i in range(0, len(rows), 64)
-        ]
-    )
+    device = next(critic.parameters()).device
+    parts: list[NDArray[np.float32]] = []
+    for start in range(0, len(rows), 64):
+        batch = torch.from_numpy(latents[rows[start : start + 64]].astype(np.float32))
+        parts.append(critic(batch.to(device)).cpu().numpy())
+    found = np.concatenate(parts)
     return np.array(
         [np.corrcoef(found[:, a], targets[rows, a])[0, 1] for a in range(targets.shape[1])]
     )

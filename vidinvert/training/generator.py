@@ -78,6 +78,7 @@ class GeneratorRecipe:
         critic: the frozen judge of attributes; its first outputs are those of `directions`, the
             others are what no edit may change.
         validation: float16 latents for the contact sheet and `evaluate`.
+        device: where it is trained.
     """
 
     def __init__(
@@ -93,14 +94,17 @@ class GeneratorRecipe:
         validation: NDArray[np.float16],
         settings: GeneratorSettings | None = None,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.settings = settings or GeneratorSettings()
+        self._device = torch.device(device)
         torch.manual_seed(seed)
         generator = EigenGenerator(basis.components, style_width=basis.style_width)
         generator.basis.load_state_dict(basis.state_dict())
+        generator.to(device)
         self.modules: dict[str, nn.Module] = {
             "generator": channels_last(generator),
-            "discriminator": channels_last(LatentDiscriminator()),
+            "discriminator": channels_last(LatentDiscriminator().to(device)),
         }
         self.averaged: dict[str, nn.Module] = {"generator": copy.deepcopy(generator)}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
@@ -115,12 +119,14 @@ class GeneratorRecipe:
         }
         self._generator = generator
         self._discriminator = cast(LatentDiscriminator, self.modules["discriminator"])
-        self._latents, self._decoder, self._perceptual = latents, decoder, perceptual
+        self._latents, self._decoder = latents, decoder.to(device)
+        self._perceptual = perceptual.to(device)
         self._names = tuple(directions)
-        self._directions = torch.stack([directions[name] for name in self._names])  # (A, L, D)
-        self._local = torch.tensor(list(local), dtype=torch.float32)
-        self._critic = critic
-        self._outside = head_prior(latents.shape[-1])
+        stacked = torch.stack([directions[name] for name in self._names])
+        self._directions = stacked.to(device)  # (A, L, D)
+        self._local = torch.tensor(list(local), dtype=torch.float32, device=device)
+        self._critic = critic.to(device)
+        self._outside = head_prior(latents.shape[-1]).to(device)
         self._validation, self._seed = validation, seed
 
     def step(self, images_seen: int, batch_size: int, share: float) -> dict[str, float]:
@@ -128,7 +134,7 @@ class GeneratorRecipe:
         settings = self.settings
         rng = generator_at(self._seed, images_seen)
         chosen = np.sort(rng.choice(len(self._latents), batch_size, replace=False))
-        real = torch.from_numpy(self._latents[chosen].astype(np.float32))  # (N, 32, 32, 32)
+        real = self._to_tensor(self._latents[chosen])  # (N, 32, 32, 32)
         real = real.contiguous(memory_format=torch.channels_last)
         half = batch_size // 2
         with torch.no_grad():
@@ -159,6 +165,9 @@ class GeneratorRecipe:
             self._discriminate(real, fakes, images_seen, batch_size, losses)
         return losses
 
+    def _to_tensor(self, latents: NDArray[np.float16]) -> Tensor:
+        return torch.from_numpy(latents.astype(np.float32)).to(self._device)
+
     def _edit(self, codes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Add two random directions to codes (N, L, D).
 
@@ -171,6 +180,7 @@ class GeneratorRecipe:
             which = torch.from_numpy(rng.integers(0, len(self._names), count))
             amount = rng.normal(0.0, self.settings.edit_deviation, count).astype(np.float32)
             strengths[torch.arange(count), which] += torch.from_numpy(amount)
+        strengths = strengths.to(self._device)
         edited = codes + torch.einsum("na,ald->nld", strengths, self._directions)
         weight = strengths.abs()
         local = (weight * self._local).sum(dim=1) / weight.sum(dim=1).clamp_min(1e-6)
@@ -266,7 +276,7 @@ class GeneratorRecipe:
     def sheet(self) -> NDArray[np.uint8]:
         """Six validation faces: round trip, inversion, residual edits at -2 and +2."""
         generator = cast(EigenGenerator, self.averaged["generator"])
-        real = torch.from_numpy(self._validation[:6].astype(np.float32))
+        real = self._to_tensor(self._validation[:6])
         codes = generator.basis.codes(real)
         plain = generator(codes).latents
         columns = [self._decoder(real), self._decoder(plain)]
@@ -283,7 +293,7 @@ class GeneratorRecipe:
         ratios: list[float] = []
         distances: list[float] = []
         for start in range(0, len(self._validation), 8):
-            real = torch.from_numpy(self._validation[start : start + 8].astype(np.float32))
+            real = self._to_tensor(self._validation[start : start + 8])
             target = self._decoder(real).clamp(-1, 1)
             output = self._decoder(generator(generator.basis.codes(real)).latents).clamp(-1, 1)
             errors = (output - target).square().mean(dim=(1, 2, 3))

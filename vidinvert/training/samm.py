@@ -75,22 +75,25 @@ class SammRecipe:
         *,
         settings: SammSettings | None = None,
         seed: int = 0,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.settings = settings or SammSettings()
+        self._device = torch.device(device)
         torch.manual_seed(seed)
         size = faces.images.shape[1]
-        samm = channels_last(eigen_samm(crop_size=size))
+        samm = channels_last(eigen_samm(crop_size=size).to(device))
         self.modules: dict[str, nn.Module] = {"samm": samm}
         self.averaged: dict[str, nn.Module] = {"samm": copy.deepcopy(samm)}
         self.optimizers: dict[str, torch.optim.Optimizer] = {
             "samm": torch.optim.Adam(samm.parameters(), self.settings.learning_rate, (0.5, 0.99))
         }
-        self._faces, self._encoder, self._decoder = faces, encoder, decoder
-        self._generator, self._perceptual, self._seed = generator, perceptual, seed
+        self._faces, self._seed = faces, seed
+        self._encoder, self._decoder = encoder.to(device), decoder.to(device)
+        self._generator, self._perceptual = generator.to(device), perceptual.to(device)
         self._rows = faces.rows("train")
         self._weights = sampling_weights(faces, self._rows)
         self._validation = faces.rows("val")
-        self._face = face_prior(size)
+        self._face = face_prior(size).to(device)
 
     def step(self, images_seen: int, batch_size: int, share: float) -> dict[str, float]:
         """One step on jittered faces, some with a planted thing before them."""
@@ -147,7 +150,10 @@ class SammRecipe:
             images[n] = jitter(np.asarray(self._faces.images[row]), rng, strength=0.7)
             if planted[n]:
                 images[n], truth[n, 0] = plant(images[n], rng)
-        return pictures.to_float(images), torch.from_numpy(truth)
+        return (
+            pictures.to_float(images, device=self._device),
+            torch.from_numpy(truth).to(self._device),
+        )
 
     def _forward(self, samm: SAMM, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return the aligned inversion, and the levels' masks with the combined one last."""

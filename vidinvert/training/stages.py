@@ -110,22 +110,24 @@ def train_autoencoder(
     schedule: Schedule,
     *,
     start: FacePack | None = None,
+    device: str = "cpu",
     progress: Progress,
 ) -> dict[str, float]:
     """Distil the autoencoder, or go on with that of a pack; returns its figures."""
     perceptual = load_perceptual(helpers.perceptual)
     if start is None:
-        teacher = _teacher_latents(work, faces, helpers)
-        recipe = AutoencoderRecipe(faces, teacher, perceptual, seed=schedule.seed)
+        teacher = _teacher_latents(work, faces, helpers, device)
+        recipe = AutoencoderRecipe(faces, teacher, perceptual, seed=schedule.seed, device=device)
     else:
         networks = _split_autoencoder(load_part(start, "autoencoder"))
         recipe = AutoencoderRecipe(
             faces,
-            encode_with_own(networks[0], faces),
+            encode_with_own(networks[0].to(device), faces),
             perceptual,
             start=networks,
             settings=AutoencoderSettings(learning_rate=CONTINUED_RATE, teacher_until=0.0),
             seed=schedule.seed,
+            device=device,
         )
     train(recipe, schedule, work / "autoencoder", progress=progress)
     state: dict[str, Tensor] = {}
@@ -135,22 +137,27 @@ def train_autoencoder(
     return _write_figures(recipe.evaluate(), work / "autoencoder")
 
 
-def _teacher_latents(work: Path, faces: FaceSet, helpers: Helpers) -> TeacherLatents:
+def _teacher_latents(work: Path, faces: FaceSet, helpers: Helpers, device: str) -> TeacherLatents:
     cached = work / "teacher.npy"
     if cached.is_file():
         return summarise_latents(np.load(cached, mmap_mode="r"))
     state = torch.load(helpers.teacher, map_location="cpu", weights_only=True)
-    teacher = encode_with_teacher(faces, state)
+    teacher = encode_with_teacher(faces, state, device=device)
     work.mkdir(parents=True, exist_ok=True)
     np.save(cached, teacher.latents)
     return teacher
 
 
 def fit_codes(
-    work: Path, faces: FaceSet, *, copies: int = 1, progress: Callable[[int, int], None]
+    work: Path,
+    faces: FaceSet,
+    *,
+    copies: int = 1,
+    device: str = "cpu",
+    progress: Callable[[int, int], None],
 ) -> EigenBasis:
     """Encode all training faces, their mirrors and jittered copies, and fit the code basis."""
-    encoder, _ = load_autoencoder(work)
+    encoder = load_autoencoder(work)[0].to(device)
     target = work / "codes"
     target.mkdir(parents=True, exist_ok=True)
     latents = encode_copies(encoder, faces, faces.rows("train"), copies=copies, progress=progress)
@@ -254,7 +261,13 @@ def _write_directions(fitted: Mapping[str, attributes.FittedDirection], target: 
 
 
 def train_generator(
-    work: Path, faces: FaceSet, helpers: Helpers, schedule: Schedule, *, progress: Progress
+    work: Path,
+    faces: FaceSet,
+    helpers: Helpers,
+    schedule: Schedule,
+    *,
+    device: str = "cpu",
+    progress: Progress,
 ) -> dict[str, float]:
     """Train the refiner; returns its figures on validation faces."""
     encoder, decoder = load_autoencoder(work)
@@ -283,6 +296,7 @@ def train_generator(
             steps=CRITIC_STEPS,
             autocast=schedule.autocast,
             seed=schedule.seed,
+            device=device,
         )
         (work / "generator").mkdir(parents=True, exist_ok=True)
         save_file(_contiguous(critic.state_dict()), work / "generator" / "critic.safetensors")
@@ -299,6 +313,7 @@ def train_generator(
         critic=critic,
         validation=validation.astype(np.float16),
         seed=schedule.seed,
+        device=device,
     )
     train(recipe, schedule, work / "generator", progress=progress)
     _write_weights(recipe.averaged["generator"].state_dict(), work / "generator")
@@ -306,7 +321,13 @@ def train_generator(
 
 
 def train_samm(
-    work: Path, faces: FaceSet, helpers: Helpers, schedule: Schedule, *, progress: Progress
+    work: Path,
+    faces: FaceSet,
+    helpers: Helpers,
+    schedule: Schedule,
+    *,
+    device: str = "cpu",
+    progress: Progress,
 ) -> dict[str, float]:
     """Train SAMM on the finished generator; returns its figures on validation faces."""
     encoder, decoder = load_autoencoder(work)
@@ -317,6 +338,7 @@ def train_samm(
         load_generator(work),
         load_perceptual(helpers.perceptual),
         seed=schedule.seed,
+        device=device,
     )
     train(recipe, schedule, work / "samm", progress=progress)
     _write_weights(recipe.averaged["samm"].state_dict(), work / "samm")
@@ -374,7 +396,7 @@ def shortened(schedule: Schedule, seconds: float) -> Schedule:
 
 
 def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.detach().contiguous() for name, value in state.items()}
+    return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
 def _write_weights(state: Mapping[str, Tensor], directory: Path) -> None:
