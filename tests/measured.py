@@ -6,12 +6,24 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from stabilizers import Interval
+from stabilizers import Interval, StabilizerPlan
 from tests.mini import blank_clip
 from vidinvert.analysis import Analysis
+from vidinvert.editing import parse_edits
 from vidinvert.geometry import crop_from_quad, quad_from_crop
 from vidinvert.media import probe
-from vidinvert.types import Alignment, FaceTrack, Inversion, InvertibilityMask, Latents
+from vidinvert.types import (
+    Alignment,
+    Embedding,
+    FaceTrack,
+    Inversion,
+    InvertibilityMask,
+    LatentDirection,
+    Latents,
+    Plans,
+    RenderPlan,
+    Synthesis,
+)
 
 CROP, MASK = 32, 16
 
@@ -79,3 +91,39 @@ def small_analysis(path: Path, *, frames=8, faces=((0, 1, 2, 3, 6, 7),), shots=(
 def with_masks(inversion: Inversion, ood) -> Inversion:
     """The inversion with other masks (T, 1, h, w)."""
     return replace(inversion, mask=replace(inversion.mask, ood=torch.as_tensor(ood)))
+
+
+class ShadeMethod:
+    """A method whose picture is one grey by its first code, whose flow points right by 2 pixels."""
+
+    crop_size, style_count, style_width = CROP, 2, 4
+
+    def embed(self, crops):
+        return Embedding(w_plus=torch.zeros(len(crops), 2, 4))
+
+    def synthesise(self, embedding, w_plus):
+        flow = torch.zeros(len(w_plus), 2, 8, 8)
+        flow[:, 0] = 2 / (CROP / 2)
+        ood = torch.zeros(len(w_plus), 1, CROP, CROP)
+        return Synthesis(image=self.generate(w_plus), ood=ood, flows=(flow,))
+
+    def generate(self, w_plus):
+        return w_plus[:, :1, :1, None].tanh().expand(-1, 3, CROP, CROP).clone()
+
+
+BRIGHTER = LatentDirection(
+    name="brighter",
+    vector=torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]]),
+    layers=(0,),
+    unit="grey",
+    source="made up",
+)
+
+
+def plans_with(edits=(), **render) -> Plans:
+    """Plans that steady nothing, so that what is rendered is what was made up."""
+    return Plans(
+        edit=parse_edits(list(edits), {"brighter": BRIGHTER}),
+        stabilizer=StabilizerPlan(transforms=None, latents=None, mask=None),
+        render=RenderPlan(**render),
+    )

@@ -42,6 +42,6 @@ def blank_clip(path: Path, *, frames: int = 4) -> None:
         stream = output.add_stream("libx264", rate=25)
         stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
         for index in range(frames):
-            picture = np.full((96, 128, 3), 90 + index, np.uint8)
+            picture = np.full((96, 128, 3), (90 + index) % 256, np.uint8)
             output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         output.mux(stream.encode())

@@ -51,6 +51,16 @@ def invert_similarity(b_from_a: Float64Array) -> Float64Array:
     return np.concatenate([inverse, -(inverse @ b_from_a[:, 2])[:, None]], axis=1)
 
 
+def corner_transform(b_from_a: Float64Array) -> Float64Array:
+    """Return a transform for points that are counted from the pictures' outer corner.
+
+    Convention: the top left pixel's centre is at (0.5, 0.5) there, as on a canvas of a browser.
+    """
+    half = np.array([0.5, 0.5], dtype=np.float64)
+    shift = b_from_a[:, 2] - b_from_a[:, :2] @ half + half
+    return np.concatenate([b_from_a[:, :2], shift[:, None]], axis=1)
+
+
 def scale_of(b_from_a: Float64Array) -> float:
     """Return how many pixels of b one pixel of a becomes."""
     return math.sqrt(abs(float(np.linalg.det(b_from_a[:, :2]))))

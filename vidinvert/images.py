@@ -105,9 +105,13 @@ def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    path.write_bytes(encode_png(picture))
+
+
+def encode_png(picture: NDArray[np.uint8]) -> bytes:
+    """Return uint8 (H, W) grey or (H, W, 3) RGB as a PNG file, lossless."""
     pixels = picture if picture.ndim == 2 else np.ascontiguousarray(picture[..., ::-1])
-    _, data = cv2.imencode(".png", pixels)
-    path.write_bytes(data.tobytes())
+    return cv2.imencode(".png", pixels)[1].tobytes()
 
 
 def write_jpeg(path: Path, picture: NDArray[np.uint8], *, height: int) -> None:
@@ -121,3 +125,27 @@ def write_jpeg(path: Path, picture: NDArray[np.uint8], *, height: int) -> None:
     small = cv2.resize(np.ascontiguousarray(picture[..., ::-1]), size, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 82])
     path.write_bytes(data.tobytes())
+
+
+def encode_webp(picture: NDArray[np.uint8], *, quality: int) -> bytes:
+    """Return uint8 (H, W, 3) RGB as a lossy WebP file; `quality` from 1 to 100."""
+    pixels = np.ascontiguousarray(picture[..., ::-1])
+    return cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].tobytes()
+
+
+def shrink(picture: NDArray[np.uint8], size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize uint8 (H, W, 3) to (h, w, 3) by area, for pictures to look at."""
+    if picture.shape[:2] == tuple(size_hw):
+        return picture
+    resized = cv2.resize(picture, (size_hw[1], size_hw[0]), interpolation=cv2.INTER_AREA)
+    return np.asarray(resized, dtype=np.uint8)
+
+
+def draw_text(text: str, *, height: int, width: int) -> NDArray[np.uint8]:
+    """Write one line of plain ASCII, light on dark, into a strip (height, width, 3)."""
+    strip = np.full((height, width, 3), 24, np.uint8)
+    at = (4, round(0.72 * height))
+    cv2.putText(
+        strip, text, at, cv2.FONT_HERSHEY_SIMPLEX, height / 44, (235, 235, 235), 1, cv2.LINE_AA
+    )
+    return strip

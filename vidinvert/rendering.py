@@ -1,6 +1,9 @@
 """Edited codes to edited frames: synthesise, composite in the crop, paste into the frame."""
 
+import secrets
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -270,6 +273,25 @@ def check_mask_directory(directory: Path, *, overwrite: bool) -> None:
         )
     if not directory.parent.is_dir() or (directory.exists() and not directory.is_dir()):
         raise EncodeError(f"{directory} cannot be made a folder for masks; choose another place")
+
+
+@contextmanager
+def stage_masks(directory: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Give a new folder whose files get to `directory` when the block ends, and not if it fails.
+
+    Raises:
+        EncodeError: see `check_mask_directory`.
+    """
+    check_mask_directory(directory, overwrite=overwrite)
+    staged = directory.parent / f".vidinvert-{secrets.token_hex(6)}.partial"
+    staged.mkdir()
+    try:
+        yield staged
+        directory.mkdir(exist_ok=True)
+        for file in sorted(staged.iterdir()):
+            file.replace(directory / file.name)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
 
 
 def write_masks(directory: Path, batch: FrameBatch, faces: Sequence[EditedFace]) -> None:

@@ -82,8 +82,8 @@ def add_common_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of a failure")
 
 
-def add_edit_options(parser: argparse.ArgumentParser) -> None:
-    """Add what is done, and to clips without a face."""
+def add_edit_option(parser: argparse.ArgumentParser) -> None:
+    """Add what is changed."""
     parser.add_argument(
         "--edit",
         action="append",
@@ -92,6 +92,11 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
         help="as smile=2, smile=0@0s,3@2s,0@4s or smile=2:face=1; may be repeated. "
         "`vidinvert models show mini` lists the names",
     )
+
+
+def add_edit_options(parser: argparse.ArgumentParser) -> None:
+    """Add what is done, and to clips without a face."""
+    add_edit_option(parser)
     parser.add_argument(
         "--allow-no-face", action="store_true", help="copy a clip without faces instead of failing"
     )

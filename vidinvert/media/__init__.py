@@ -3,6 +3,7 @@
 from vidinvert.media.codecs import has_encoder
 from vidinvert.media.decode import decode
 from vidinvert.media.encode import VideoWriter, copy_clip
+from vidinvert.media.grey import GREY_SUFFIX, GreyWriter
 from vidinvert.media.joining import SEGMENT_FRAMES, SegmentedWriter
 from vidinvert.media.overlap import read_ahead
 from vidinvert.media.probe import probe
@@ -10,8 +11,10 @@ from vidinvert.media.shots import ShotDetector
 from vidinvert.media.targets import MUXERS, PendingFile, check_target
 
 __all__ = [
+    "GREY_SUFFIX",
     "MUXERS",
     "SEGMENT_FRAMES",
+    "GreyWriter",
     "PendingFile",
     "SegmentedWriter",
     "ShotDetector",
