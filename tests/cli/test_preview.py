@@ -52,7 +52,7 @@ def test_masks_are_shaped_in_the_preview_as_the_options_say(kept, tmp_path, caps
         ([], 2, "Nothing to write: expected -o PAGE.html"),
         (["-o", "{}/page.txt"], 1, "expected one of .html"),
         (["-o", "/nowhere/at/all.html"], 1, "is not a directory"),
-        (["--sheet", "/proc/sheet.png"], 1, "/proc"),
+        (["--sheet", "{}"], 1, "ends in ''"),
         (["--video", "{}/overlay.avi"], 1, "expected one of .mp4"),
         (["--masks", "/nowhere/at/all"], 1, "cannot be made a folder for masks"),
         (["-o", "{}/p.html", "--edit", "smle=1"], 2, "no edit named 'smle'"),
