@@ -18,8 +18,8 @@ COLUMNS = (
     ("pipeline", "preview", "evaluation"),
     ("inversion", "editing", "rendering", "analysis", "corrections"),
     ("methods", "training"),
-    ("media", "faces", "networks"),
-    ("images", "geometry", "checkpoints"),
+    ("media", "faces", "networks", "fidelity"),
+    ("plots", "images", "geometry", "checkpoints"),
     ("types", "errors", "version"),
 )
 COLUMN_OF = {room: number for number, rooms in enumerate(COLUMNS) for room in rooms}
@@ -34,11 +34,12 @@ FENCES = {
     "av": ("vidinvert/media/",),
     "ffmpeg": ("vidinvert/media/",),
     "scenedetect": ("vidinvert/media/shots.py",),
-    "insightface": ("vidinvert/faces/detect.py",),
+    "insightface": ("vidinvert/faces/detect.py", "vidinvert/faces/recognise.py"),
     "onnxruntime": ("vidinvert/faces/detect.py", "vidinvert/faces/landmarks.py"),
     "cv2": (
         "vidinvert/geometry.py",
         "vidinvert/images.py",
+        "vidinvert/plots.py",
         "vidinvert/faces/detect.py",
         "vidinvert/faces/landmarks.py",
         "vidinvert/media/shots.py",

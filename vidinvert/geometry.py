@@ -7,6 +7,7 @@ its name what it maps: `crop_from_frame @ frame point = crop point`. Corner-base
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar, cast
 
 import cv2
@@ -256,9 +257,28 @@ def to_grey(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
-def blur(field: NDArray[np.float32], *, sigma: float) -> NDArray[np.float32]:
-    """Smooth a float field (H, W) or (H, W, C) in space with a Gaussian of `sigma` pixels."""
-    return np.asarray(cv2.GaussianBlur(field, (0, 0), sigma), dtype=np.float32)
+def blur(
+    field: NDArray[np.float32], *, sigma: float, window: int | None = None
+) -> NDArray[np.float32]:
+    """Smooth a float field (H, W) or (H, W, C) in space with a Gaussian of `sigma` pixels.
+
+    `window`: odd side of the kernel in pixels; None = as wide as it counts.
+    """
+    size = (0, 0) if window is None else (window, window)
+    return np.asarray(cv2.GaussianBlur(field, size, sigma), dtype=np.float32)
+
+
+def fill_quads(quads_xy: Sequence[Float64Array], size_hw: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return (H, W): True where a pixel may be touched by a crop with one of the corners (4, 2).
+
+    Two pixels are added all round: as far as interpolation reaches.
+    """
+    covered = np.zeros(size_hw, np.uint8)
+    for quad_xy in quads_xy:
+        corners = np.round(quad_xy).astype(np.int32)
+        cv2.fillConvexPoly(covered, corners, 1)
+        cv2.polylines(covered, [corners], isClosed=True, color=1, thickness=5)
+    return covered.astype(np.bool_)
 
 
 def dilate(mask: NDArray[np.uint8], *, radius: float) -> NDArray[np.uint8]:

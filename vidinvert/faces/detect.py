@@ -217,7 +217,7 @@ def _load_models(directory: Path, device: str) -> tuple[str, dict[str, Any]]:
             f"No face detector in {directory}: it holds no .onnx file. Expected a detector's .onnx "
             "file at its top level, as in insightface's packs."
         )
-    with _quiet():
+    with quietly():
         import onnxruntime
         from insightface.app import FaceAnalysis
 
@@ -262,7 +262,7 @@ def _providers(device: str, available: list[str]) -> tuple[str, list[Any]]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
+def quietly() -> Any:
     """Keep what insightface prints and warns while it loads out of the results on stdout."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

@@ -8,6 +8,7 @@ from vidinvert.media.joining import SEGMENT_FRAMES, SegmentedWriter
 from vidinvert.media.overlap import read_ahead
 from vidinvert.media.probe import probe
 from vidinvert.media.shots import ShotDetector
+from vidinvert.media.sound import SoundComparison, compare_sound
 from vidinvert.media.targets import MUXERS, PendingFile, check_target
 
 __all__ = [
@@ -18,8 +19,10 @@ __all__ = [
     "PendingFile",
     "SegmentedWriter",
     "ShotDetector",
+    "SoundComparison",
     "VideoWriter",
     "check_target",
+    "compare_sound",
     "copy_clip",
     "decode",
     "has_encoder",
