@@ -16,7 +16,7 @@ COLUMNS = (
     ("cli",),
     ("batch",),  # carries out the pipeline, many times
     ("pipeline", "preview", "evaluation"),
-    ("inversion", "editing", "rendering", "analysis", "corrections"),
+    ("inversion", "editing", "rendering", "analysis", "corrections", "quality"),
     ("methods", "training"),
     ("media", "faces", "networks", "fidelity"),
     ("plots", "images", "geometry", "checkpoints"),

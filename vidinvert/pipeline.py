@@ -34,6 +34,7 @@ from vidinvert.media import (
     read_ahead,
 )
 from vidinvert.methods import Method, load_method
+from vidinvert.quality import Rendered, describe_steadiness, split
 from vidinvert.rendering import (
     EditedFace,
     check_mask_directory,
@@ -204,17 +205,22 @@ def edit_video(
     faces = edit_faces(measured, plans)
     if save_masks is not None:  # only now: a refused clip or output leaves no folder behind
         make_mask_directory(save_masks, overwrite=overwrite)
+    rendered = Rendered()
     with clock.measure("render"), writer:
         batches = read_ahead(
             decode(info, batch_size=plans.render.batch_size, start=writer.due, stop=frames.stop)
         )
-        for batch in render(batches, faces, pack.method, plans.render, device=pack.device):
+        sources, shown = split(batches)
+        outputs = render(shown, faces, pack.method, plans.render, device=pack.device)
+        for source_batch, batch in zip(sources, outputs, strict=True):
+            rendered.add(source_batch, batch, measured.alignments)
             with clock.measure("encode"):
                 writer.write(batch)
             if save_masks is not None:
                 write_masks(save_masks, batch, faces)
             tell("render", int(batch.indices[-1]) + 1 - frames.start, len(frames))
-    return _report(measured, target, pack, plans, clock, started, kept=analysis, faces=faces)
+    report = _report(measured, target, pack, plans, clock, started, kept=analysis, faces=faces)
+    return report | {"quality": rendered.describe()}
 
 
 def measure_video(
@@ -543,7 +549,8 @@ def _report(
     """Assemble the report of house.md, section 6."""
     info = measured.info
     tracks: list[dict[str, Any]] = []
-    for track, face in zip(measured.tracks, faces, strict=True):
+    # A clip without a face has neither tracks nor faces.
+    for track, inversion, face in zip(measured.tracks, measured.inversions, faces, strict=True):
         boxes = track.boxes_xyxy
         tracks.append(
             {
@@ -555,6 +562,14 @@ def _report(
                 "mean_face_height": float((boxes[:, 3] - boxes[:, 1]).mean()),
                 "mean_ood": float(face.inversion.mask.ood.numpy().mean()) / 255.0,
             }
+            | describe_steadiness(
+                track,
+                face.alignment,
+                inversion,
+                face.inversion,
+                raw_alignment=align(track, crop_size=face.alignment.crop_size),
+                shots=measured.shots,
+            )
         )
     stages = dict.fromkeys(("detect", "invert", "render", "encode"), 0.0) | clock.seconds
     seconds = {stage: round(value, 3) for stage, value in stages.items()}
