@@ -12,6 +12,7 @@ _TRANSFORMS = SimilarityFilter(
 )
 _LATENTS = GaussianFilter(sigma_seconds=0.08)
 _MASK = GaussianFilter(sigma_seconds=0.08)
+_CHANGE = GaussianFilter(sigma_seconds=0.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,8 +24,11 @@ class StabilizerPlan:
             25 to 30 frames a second; five key points jitter more than 68, so the centre gets 1.5.
         latents: the codes.
         mask: the invertibility mask.
+        change: what an edit changes in the crop, where edits are shown as changes. It has nothing
+            to do with how the face moves, so it bears by far the longest kernel.
     """
 
     transforms: TemporalFilter | SimilarityFilter | None = _TRANSFORMS
     latents: TemporalFilter | LayeredFilter | None = _LATENTS
     mask: TemporalFilter | FlowFilter | None = _MASK
+    change: GaussianFilter | None = _CHANGE

@@ -5,6 +5,7 @@ is RGB. The only rounding rule is `round(clamp(...))`, and it undoes `to_float` 
 """
 
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vidinvert.errors import OpenError
+
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 def to_float(frames: NDArray[np.uint8], *, device: torch.device | str = "cpu") -> Tensor:
@@ -62,6 +65,14 @@ def resize(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return F.interpolate(
         images, size=size_hw, mode="bilinear", align_corners=False, antialias=shrinks
     )
+
+
+def resize_picture(picture: NDArray[Pixel], size: int) -> NDArray[Pixel]:
+    """Resize a picture (H, W), uint8 or float32, to (size, size): by area when it shrinks."""
+    if picture.shape[:2] == (size, size):
+        return picture
+    method = cv2.INTER_AREA if size < picture.shape[0] else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(picture, (size, size), interpolation=method), picture.dtype)
 
 
 def composite(*, source: Tensor, generated: Tensor, ood: Tensor) -> Tensor:

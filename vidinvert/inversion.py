@@ -146,5 +146,5 @@ def stabilise_inversion(
     return replace(
         inversion,
         latents=replace(inversion.latents, w_plus=codes),
-        mask=replace(inversion.mask, ood=masks, guide=None),
+        mask=replace(inversion.mask, ood=masks),
     )

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from stabilizers import Interval
+from stabilizers import Interval, intervals_from_indices
 from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
 from vidinvert.checkpoints import find_pack, load_directions
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
@@ -458,6 +458,7 @@ def correct_masks(analysis: Analysis, plans: Plans) -> list[Inversion]:
 def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
     """Steady every track, correct its masks, and move its codes as the plan says."""
     faces = []
+    steady = plans.stabilizer.change
     for track, alignment, inversion in zip(
         analysis.tracks, analysis.alignments, correct_masks(analysis, plans), strict=True
     ):
@@ -481,6 +482,9 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
                     plans.edit, face=track.track_id, seconds=seconds, fade=fade
                 ),
                 presence=fade,
+                seconds=seconds,
+                intervals=intervals_from_indices(indices, cuts=analysis.shots),
+                change_sigma_seconds=0.0 if steady is None else steady.sigma_seconds,
             )
         )
     return faces

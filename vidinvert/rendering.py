@@ -12,25 +12,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stabilizers import Interval
 from vidinvert import images
 from vidinvert.errors import EncodeError, PlanError
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import (
     blur,
     compose,
-    crop_frame,
     displace,
     invert_similarity,
     optical_flow,
     paste_window,
     quad_from_crop,
     resample,
+    to_grey,
 )
 from vidinvert.methods import Method
 from vidinvert.types import Alignment, FrameBatch, Inversion, Latents, RenderPlan
 
 FLOW_BLUR = 3 / 256  # of the crop's side: the flow's smoothing in space
 TRUSTED_ERROR = 20.0  # grey levels between source and inversion at which trust falls to 1 / e
+CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer counts
 STILL = 1 / 64  # pixels: what moves less stays exactly where it is
 
 
@@ -41,6 +43,8 @@ class EditedFace:
     `strength` (T,): sum of the absolute edit strengths at each of the track's frames; frames where
     it is 0 are left alone unless the composite is `generated`. `presence` (T,) in [0, 1]: how far
     the generator's picture is shown where a face comes or goes; None = everywhere.
+    `change_sigma_seconds`: over what time the warped composite averages what an edit changes, at
+    the track's `seconds` (T,) and within its unbroken `intervals`; 0 = each frame by itself.
     """
 
     alignment: Alignment
@@ -48,6 +52,9 @@ class EditedFace:
     edited: Latents
     strength: NDArray[np.float64]
     presence: NDArray[np.float64] | None = None
+    seconds: NDArray[np.float64] | None = None
+    intervals: tuple[Interval, ...] = ()
+    change_sigma_seconds: float = 0.0
 
 
 def render(
@@ -66,11 +73,14 @@ def render(
     if plan.seam != "feather":
         raise PlanError(f"The seam {plan.seam!r} is not available, expected feather.")
     feather = feather_mask(method.crop_size, plan.feather).to(device)
+    streams = [
+        ChangeStream(face, method, batch_size=plan.batch_size, device=device) for face in faces
+    ]
     for batch in frames:
         output = batch.frames
-        for face in faces:
+        for face, changes in zip(faces, streams, strict=True):
             output = _render_face(
-                replace(batch, frames=output), face, method, plan, feather, device
+                replace(batch, frames=output), face, changes, method, plan, feather, device
             )
         yield replace(batch, frames=output)
 
@@ -79,6 +89,7 @@ def render(
 def _render_face(
     batch: FrameBatch,
     face: EditedFace,
+    changes: "ChangeStream",
     method: Method,
     plan: RenderPlan,
     feather: Tensor,
@@ -89,8 +100,6 @@ def _render_face(
         positions = positions[face.strength[positions] > 0]
     if len(positions) == 0:
         return batch.frames
-    before = face.inversion.latents.w_plus[positions].to(device)
-    after = face.edited.w_plus[positions].to(device)
     ood = images.mask_to_float(face.inversion.mask.ood[positions].to(device))
     size = (method.crop_size, method.crop_size)
     visible = (1.0 - images.resize(ood, size)) * feather  # (K, 1, R, R)
@@ -99,12 +108,12 @@ def _render_face(
     matrices = face.alignment.crop_from_frame[positions]
     if plan.composite == "warped":
         shares = _channels_last(visible)
-        pair = [images.to_uint8(method.generate(codes)) for codes in (before, after)]
-        crops = [crop_frame(output[offsets[k]], matrices[k], size[0]) for k in range(len(offsets))]
         for k, offset in enumerate(offsets):
-            flow, rest = split_change(pair[0][k], pair[1][k], shares[k], crops[k])
+            flow, rest = show_change(changes.at(int(positions[k])), shares[k])
             paste_warped(output[offset], flow, rest, matrices[k])
         return output
+    before = face.inversion.latents.w_plus[positions].to(device)
+    after = face.edited.w_plus[positions].to(device)
     if plan.composite == "residual":
         change = method.generate(after) - method.generate(before)
         layers = visible * change * 127.5  # (K, 3, R, R) grey levels to add
@@ -126,12 +135,74 @@ def _channels_last(layers: Tensor) -> NDArray[np.float32]:
     return layers.float().permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def split_change(
-    before: NDArray[np.uint8],
-    after: NDArray[np.uint8],
-    share: NDArray[np.float32],
-    source: NDArray[np.uint8],
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+class ChangeStream:
+    """What an edit changes in a face's crop, steadied in time, frame by frame.
+
+    An edit shall look the same from frame to frame, but the flow between two generated pictures and
+    what remains after moving are estimated for every frame anew, and shake. So they are averaged
+    in the crop, where the face stands still, over the frames around. Changes are in proportion to
+    the strength of the edit: they are averaged per unit of strength and scaled by the frame's own,
+    so a strength over time stays as it was written. Only the changes within the kernel are kept.
+    """
+
+    def __init__(
+        self, face: EditedFace, method: Method, *, batch_size: int, device: torch.device | str
+    ) -> None:
+        self._face, self._method, self._device = face, method, device
+        self._batch_size = batch_size
+        self._kept: dict[int, Tensor] = {}
+
+    def at(self, position: int) -> NDArray[np.float32]:
+        """Return the change at one of the track's positions, as from `measure_change`."""
+        weights = self._weights(position)
+        first = min(weights)
+        for gone in [p for p in self._kept if p < first]:
+            del self._kept[gone]
+        for place in weights:
+            if place not in self._kept:
+                self._generate(place)
+        strength = self._face.strength
+        total = sum(weight * strength[p] for p, weight in weights.items())
+        steady = torch.zeros_like(self._kept[position], dtype=torch.float32)
+        for place, weight in weights.items():
+            share = weight * strength[position] / total
+            steady.add_(self._kept[place].float(), alpha=float(share))
+        return steady.numpy()
+
+    def _weights(self, position: int) -> dict[int, float]:
+        """Return the frames that count at a position, within its run, and their weights."""
+        face = self._face
+        if face.change_sigma_seconds == 0 or face.seconds is None:
+            return {position: 1.0}
+        run = next(run for run in face.intervals if position in run)
+        apart = (face.seconds[run.start : run.stop] - face.seconds[position]) / (
+            face.change_sigma_seconds
+        )
+        near = np.flatnonzero((np.abs(apart) <= CHANGE_REACH) & self._shown(run))
+        return {int(run.start + k): float(np.exp(-0.5 * apart[k] ** 2)) for k in near}
+
+    def _shown(self, run: Interval) -> NDArray[np.bool_]:
+        return self._face.strength[run.start : run.stop] > 0
+
+    def _generate(self, position: int) -> None:
+        """Generate the batch that a position belongs to, the same one wherever rendering began."""
+        face = self._face
+        start = position - position % self._batch_size
+        positions = start + np.flatnonzero(face.strength[start : start + self._batch_size] > 0)
+        pair = [
+            images.to_uint8(self._method.generate(codes[positions].to(self._device)))
+            for codes in (face.inversion.latents.w_plus, face.edited.w_plus)
+        ]
+        guide = face.inversion.mask.guide
+        for k, place in enumerate(positions.tolist()):
+            source = None if guide is None else guide[place, 0].numpy()
+            change = measure_change(pair[0][k], pair[1][k], source)
+            self._kept[place] = torch.as_tensor(change).half()
+
+
+def measure_change(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], source: NDArray[np.uint8] | None
+) -> NDArray[np.float32]:
     """Split what an edit changes in a generated face into motion and what motion cannot explain.
 
     Moving the source's own pixels keeps their detail, and does not leave the old mouth or contour
@@ -140,25 +211,46 @@ def split_change(
     Args:
         before: (R, R, 3) the generator's picture, unedited.
         after: (R, R, 3) the same, edited.
-        share: (R, R, 1) in [0, 1], how far the edit shall be visible.
-        source: (R, R, 3) the crop itself; where the unedited picture is far from it, what remains
-            after moving belongs to another mouth or brow and is faded out.
+        source: the crop itself, (R, R, 3) or grey of any size; where the unedited picture is far
+            from it, what remains after moving belongs to another mouth or brow and is faded out.
+            None trusts the picture everywhere.
 
     Returns:
-        The flow (R, R, 2) in crop pixels: edited(p) comes from unedited(p + flow(p)); and the rest
-        (R, R, 3) in grey levels, to be added after moving.
+        (R, R, 5): the flow in crop pixels, edited(p) comes from unedited(p + flow(p)), and the rest
+        in grey levels, to be added after moving.
     """
-    sigma = FLOW_BLUR * before.shape[0]
-    flow = (
-        blur(optical_flow(after, before), sigma=sigma) * blur(share[..., 0], sigma=sigma)[..., None]
-    )
+    size = before.shape[0]
+    sigma = FLOW_BLUR * size
+    flow = blur(optical_flow(after, before), sigma=sigma)
+    rest = after - displace(before.astype(np.float32), flow)
+    if source is not None:
+        if source.ndim == 3:
+            error = np.abs(before.astype(np.float32) - source).mean(axis=2)
+        else:
+            seen = images.resize_picture(to_grey(before), source.shape[0])
+            error = np.abs(seen.astype(np.float32) - source)
+        near = blur(error, sigma=2 * FLOW_BLUR * error.shape[0]) / np.float32(TRUSTED_ERROR)
+        trust = images.resize_picture(np.exp(-np.square(near)), size)
+        rest = rest * displace(trust, flow)[..., None]
+    return np.concatenate([flow, rest], axis=2, dtype=np.float32)
+
+
+def show_change(
+    change: NDArray[np.float32], share: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Hold a change back where it shall not be seen.
+
+    Args:
+        change: (R, R, 5) as from `measure_change`.
+        share: (R, R, 1) in [0, 1], how far the edit shall be visible.
+
+    Returns:
+        The flow (R, R, 2) and the rest (R, R, 3), both 0 where the share is 0.
+    """
+    soft = blur(share[..., 0], sigma=FLOW_BLUR * share.shape[0])[..., None]
     # Nothing moves on the crop's border or inside what is kept.
-    flow = np.multiply(flow, share, dtype=np.float32)
-    moved = displace(before.astype(np.float32), flow)
-    error = np.abs(before.astype(np.float32) - source).mean(axis=2)
-    trust = np.exp(-np.square(blur(error, sigma=2 * sigma) / np.float32(TRUSTED_ERROR)))[..., None]
-    rest = share * displace(trust, flow).reshape(trust.shape) * (after - moved)
-    return flow, np.asarray(rest, np.float32)
+    flow = np.multiply(change[..., :2] * soft, share, dtype=np.float32)
+    return flow, np.multiply(change[..., 2:], share, dtype=np.float32)
 
 
 def feather_mask(size: int, feather: float) -> Tensor:
@@ -199,7 +291,7 @@ def paste_warped(
 
     Args:
         frame: changed within the crop's quad only; where nothing moves or is added it stays.
-        flow: (R, R, 2) in crop pixels, as from `split_change`.
+        flow: (R, R, 2) in crop pixels, as from `show_change`.
         rest: (R, R, 3) grey levels to add after moving.
         crop_from_frame: (2, 3) where the crop was taken from.
     """

@@ -273,7 +273,7 @@ class InvertibilityMask:
     """What the generator cannot explain: `ood` (T, 1, h, w), 1 = keep the source pixel.
 
     Stored as uint8, 255 = 1.0: 66 kB a frame at 256 px. `guide`: the crops' grey pictures, uint8 of
-    the same shape, along whose motion the mask can be smoothed; None once that is done.
+    the same shape, along whose motion the mask can be smoothed; None = not known.
     """
 
     ood: Tensor

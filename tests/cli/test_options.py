@@ -10,6 +10,7 @@ from vidinvert.cli.options import (
     ProgressBars,
     count,
     filter_text,
+    gaussian_text,
     mask_filter_text,
     number,
     plans_from,
@@ -44,6 +45,14 @@ def test_a_filter_is_checked_before_anything_is_loaded():
     assert filter_text("gaussian:sigma=0.1") == "gaussian:sigma=0.1"
     with pytest.raises(argparse.ArgumentTypeError, match="expected window=NUMBER"):
         filter_text("median:width=3")
+
+
+def test_changes_are_smoothed_by_a_gaussian_alone():
+    plans = plans_from(build_parser().parse_args([*EDIT, "--change-smoothing", "none"]))
+    assert plans.stabilizer.change is None
+    assert gaussian_text("gaussian:sigma=0.3") == "gaussian:sigma=0.3"
+    with pytest.raises(argparse.ArgumentTypeError, match="expected none or gaussian"):
+        gaussian_text("median")
 
 
 def test_masks_may_follow_the_flow_and_nothing_else_may():

@@ -55,6 +55,17 @@ def mask_filter_text(text: str) -> str:
     return _checked(text, parse_mask_filter)
 
 
+def gaussian_text(text: str) -> str:
+    """Check a filter that may be a Gaussian or none, and pass it on."""
+    from stabilizers import GaussianFilter, parse_filter
+
+    def parse(text: str) -> None:
+        if not isinstance(parse_filter(text), GaussianFilter | None):
+            raise ValueError(f"filter is {text!r}, expected none or gaussian:sigma=SECONDS")
+
+    return _checked(text, parse)
+
+
 def _checked(text: str, parse: Callable[[str], Any]) -> str:
     try:
         parse(text)
@@ -153,6 +164,12 @@ def add_look_options(parser: argparse.ArgumentParser) -> None:
             f"{', flow' if name == 'mask' else ''}[:PARAM=VALUE,...] in seconds or Hz, as "
             "gaussian:sigma=0.1",
         )
+    look.add_argument(
+        "--change-smoothing",
+        type=gaussian_text,
+        metavar="FILTER",
+        help="of what the edit changes, in the composite warped: none or gaussian:sigma=SECONDS",
+    )
     look.add_argument(
         "--fade",
         type=number(0),
@@ -271,7 +288,7 @@ def plans_from(options: argparse.Namespace) -> "Plans":
 
 
 def stabilizer_from(options: argparse.Namespace) -> "StabilizerPlan":
-    """Turn the three smoothing options into a plan."""
+    """Turn the smoothing options into a plan."""
     from stabilizers import StabilizerPlan, parse_filter, parse_mask_filter
 
     plan = StabilizerPlan()
@@ -280,6 +297,7 @@ def stabilizer_from(options: argparse.Namespace) -> "StabilizerPlan":
         ("transforms", options.align_smoothing, parse_filter),
         ("latents", options.latent_smoothing, parse_filter),
         ("mask", options.mask_smoothing, parse_mask_filter),
+        ("change", options.change_smoothing, parse_filter),
     ):
         if text is not None:
             chosen[name] = parse(text)
