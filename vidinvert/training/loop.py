@@ -20,7 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from vidinvert import images
 from vidinvert.errors import PlanError
+from vidinvert.plots import plot_lines
 
 Network = TypeVar("Network", bound=nn.Module)
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -109,7 +111,7 @@ def train(
 ) -> int:
     """Run a recipe to the end of its schedule, continuing from its checkpoint if there is one.
 
-    Writes `checkpoint.pt`, `metrics.csv` and `sheet_*.png` into `directory`.
+    Writes `checkpoint.pt`, `metrics.csv`, `metrics.png` and `sheet_*.png` into `directory`.
 
     Returns:
         The number of images seen.
@@ -218,6 +220,25 @@ def _log(directory: Path, seen: int, seconds: float, totals: Mapping[str, list[f
             writer.writerow(["images", "seconds", "metric", "mean"])
         for name in sorted(totals):
             writer.writerow([seen, f"{seconds:.1f}", name, f"{float(np.mean(totals[name])):.6g}"])
+    _plot(path)
+
+
+def _plot(metrics: Path) -> None:
+    """Draw every metric of `metrics.csv` against the images seen, into `metrics.png`."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    with metrics.open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            curves.setdefault(row["metric"], []).append((float(row["images"]), float(row["mean"])))
+    panels = [
+        plot_lines(
+            {name: (np.array([x for x, _ in points]), np.array([y for _, y in points]))},
+            title=name,
+            x_label="images seen",
+            y_label="mean",
+        )
+        for name, points in sorted(curves.items())
+    ]
+    images.write_png(metrics.with_suffix(".png"), np.concatenate(panels))
 
 
 def _write_sheet(recipe: Recipe, directory: Path, seen: int) -> None:
