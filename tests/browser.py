@@ -160,8 +160,8 @@ class Page:
         )
 
     def screenshot(self) -> np.ndarray:
-        """Return the whole page (H, W, 3) RGB."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+        """Return what the window shows (H, W, 3) RGB."""
+        shot = self.call("Page.captureScreenshot", format="png")
         data = np.frombuffer(base64.b64decode(shot["data"]), np.uint8)
         return cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1]
 

@@ -3,7 +3,9 @@
 import base64
 import json
 import re
+import tomllib
 from dataclasses import replace
+from pathlib import PurePath
 
 import cv2
 import numpy as np
@@ -11,6 +13,7 @@ import pytest
 
 from tests.clips import X264, Clip, write_clip
 from tests.measured import ShadeMethod, plans_with, small_analysis
+from tests.shared_data import REPOSITORY
 from vidinvert.errors import EncodeError, PlanError
 from vidinvert.media import probe
 from vidinvert.pipeline import edit_faces
@@ -125,6 +128,12 @@ def test_a_sampled_page_shows_these_frames_and_all_curves(measured, tmp_path):
     assert scene["faces"][0]["gaps"] == [[4, 6]]
     assert len(scene["seconds"]) == 8
     assert [len(face["values"]["mask"]) for face in scene["faces"]] == [6, 4]
+
+
+def test_the_template_is_part_of_the_package():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["vidinvert"]
+    assert any(PurePath("preview/page.html").match(pattern) for pattern in patterns)
 
 
 def test_an_existing_page_is_kept_unless_it_may_be_replaced(measured, tmp_path):
