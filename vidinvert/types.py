@@ -422,7 +422,7 @@ class EncodeSettings:
         preset: speed against size, as `medium`.
         pixel_format: as `yuv420p`; None = the source's.
         mark: write a metadata tag that says the clip was edited.
-        threads: of the encoder; None = as it likes. The stream depends on it.
+        threads: of the encoder; None = as it likes, and the stream may differ from run to run.
     """
 
     codec: str | None = None

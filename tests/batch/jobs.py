@@ -37,7 +37,7 @@ def light_setup(**options) -> Setup:
     return Setup(job="tests.batch.jobs:open_light", **options)
 
 
-def break_down(name: str, work: Path) -> None:
+def break_down(name: str, work: Path, tell) -> None:
     """Do to this process what the source's name asks for, `once` only in the first attempt."""
     first = not (work / "tried").exists()
     work.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,8 @@ def break_down(name: str, work: Path) -> None:
         time.sleep(3600)
     if "memory" in name:
         while True:  # until the supervisor ends it
-            TOUCHED.append(b"x" * (16 << 20))
+            TOUCHED.append(b"x" * (64 << 20))
+            tell("detect", len(TOUCHED), 1000)  # slow machines are not to be taken for stuck
             time.sleep(0.005)
     if "allocate" in name:
         raise MemoryError
@@ -66,7 +67,7 @@ def open_light(setup: Setup, device: str):
 
     def carry_out(order, *, work, result, tell):
         print(f"working on {order.source.name!a}", flush=True)
-        break_down(order.source.name, work)
+        break_down(order.source.name, work, tell)
         steps = int(order.source.read_text().split()[0])
         pieces = []
         for first in range(0, steps, STEPS_A_PIECE):
@@ -119,7 +120,7 @@ def open_fragile_editor(setup: Setup, device: str):
     edit = open_editor(setup, device)
 
     def carry_out(order, *, work, result, tell):
-        break_down(order.source.name, work)
+        break_down(order.source.name, work, tell)
         return edit(order, work=work, result=result, tell=tell)
 
     return carry_out

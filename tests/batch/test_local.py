@@ -92,7 +92,7 @@ def test_a_worker_ends_when_the_supervisor_hangs_up(worker):
 def test_workers_die_with_a_supervisor_that_is_killed(tmp_path):
     write_source(tmp_path / "in", "hang")
     command = [sys.executable, "-m", "tests.batch.drive", str(tmp_path / "in")]
-    process = subprocess.Popen([*command, str(tmp_path / "out"), "1"], cwd=REPOSITORY)
+    process = subprocess.Popen([*command, str(tmp_path / "out"), "--workers", "1"], cwd=REPOSITORY)
     logs = tmp_path / "out" / ".vidinvert" / "logs"
     until = time.monotonic() + 60
     while not logs.is_dir() and time.monotonic() < until:

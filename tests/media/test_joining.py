@@ -17,6 +17,7 @@ from tests.clips import (
 )
 from vidinvert.errors import EncodeError
 from vidinvert.media import SegmentedWriter, decode, probe
+from vidinvert.media.codecs import choose_encoding
 from vidinvert.types import EncodeSettings
 
 FAST = EncodeSettings(preset="ultrafast", threads=1)
@@ -170,6 +171,17 @@ def test_segments_of_other_encoders_or_lengths_are_refused(clip_file, tmp_path):
     with pytest.raises(EncodeError, match="holds 6 pictures, expected 8"):
         write_on(segmented(source, target, directory), info)
     assert not target.exists()
+
+
+def test_a_number_of_threads_makes_x264_repeatable(clip_file):
+    info = probe(clip_file(MATRIX["cfr_25"]))
+    chosen = choose_encoding(
+        info, EncodeSettings(threads=3), target=info.path.with_suffix(".mp4"), muxer="mp4"
+    )
+    assert chosen.options["threads"] == "3"
+    assert chosen.options["x264-params"] == "mbtree=0"
+    free = choose_encoding(info, EncodeSettings(), target=info.path, muxer="mp4")
+    assert not {"threads", "x264-params"} & set(free.options)
 
 
 def test_a_segment_needs_a_frame(clip_file, tmp_path):

@@ -90,6 +90,8 @@ def choose_encoding(
     options = {**dict(encoder.extra), "crf": f"{crf:g}", key: settings.preset or preset}
     if settings.threads is not None:
         options["threads"] = str(settings.threads)
+        if name == "libx264":  # with macroblock trees it differs once in some hundred times
+            options["x264-params"] = "mbtree=0"
     tagged = encoder.writes == "hevc" and muxer in ("mp4", "mov")
     return Encoding(
         encoder=name,
