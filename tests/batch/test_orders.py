@@ -46,6 +46,7 @@ def test_every_setting_of_a_clip_is_in_the_key(change):
         {"min_score": 0.6},
         {"min_size": 30.0},
         {"devices": ("cuda:0",)},
+        {"metrics": True},
     ],
 )
 def test_every_setting_of_the_networks_is_in_the_key(change):

@@ -34,6 +34,16 @@ def test_the_table_has_one_row_a_clip_failures_first(tmp_path):
     )
 
 
+def test_metrics_get_columns_of_their_own(tmp_path):
+    first = outcome("a.mp4", report={"written": 1, "metrics": {"outside.psnr": 51.25}})
+    second = outcome("b.mp4", report={"written": 1, "metrics": {"timing.lost": 0.0}})
+    write_reports([first, second], tmp_path)
+    with (tmp_path / "report.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["outside.psnr"] for row in rows] == ["51.25", ""]
+    assert [row["timing.lost"] for row in rows] == ["", "0"]
+
+
 def test_failures_are_json_lines(tmp_path):
     write_reports([GOOD, BAD], tmp_path)
     (line,) = (tmp_path / "failures.jsonl").read_text().splitlines()

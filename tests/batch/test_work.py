@@ -90,12 +90,16 @@ def test_the_editor_resumes_and_leaves_thumbnails(tmp_path, monkeypatch):
         edits=("smile=2",),
         span=Span(end_seconds=0.8),
     )
-    job = load_job(Setup(), "cpu")
+    job = load_job(Setup(metrics=True), "cpu")
     assignment, said = work_on(tmp_path / "whole", order, job)
     assert said[-1].kind == "done", said[-1]
     assert said[-1].values["report"]["written"] == 20
+    metrics = said[-1].values["report"]["metrics"]
+    assert metrics, "no figures"
+    assert all(isinstance(value, float) for value in metrics.values())
+    assert {name.partition(".")[0] for name in metrics} >= {"outside", "face 0"}
     stages = {message.values["stage"] for message in said if message.kind == "progress"}
-    assert stages == {"detect", "invert", "render"}
+    assert stages == {"detect", "invert", "render", "measure"}
     for name in ("before.jpg", "after.jpg"):
         with av.open(str(assignment.work / name)) as picture:
             (frame,) = picture.decode(video=0)
@@ -107,7 +111,7 @@ def test_the_editor_resumes_and_leaves_thumbnails(tmp_path, monkeypatch):
         os.link(segment, broken / "segments" / segment.name)
     os.link(assignment.work / "analysis.npz", broken / "analysis.npz")
     assignment, said = work_on(tmp_path / "broken", order, job)
-    assert {m.values["stage"] for m in said if m.kind == "progress"} == {"render"}
+    assert "invert" not in {m.values["stage"] for m in said if m.kind == "progress"}
     rendered = [
         m.values["done"] for m in said if m.kind == "progress" and m.values["stage"] == "render"
     ]

@@ -22,13 +22,13 @@ from typing import Any
 from vidinvert.batch.locks import Lock, join_run
 from vidinvert.batch.orders import Setup
 from vidinvert.batch.work import (
-    THREAD_VARIABLES,
     Assignment,
     Job,
     Message,
     carry_out,
     load_job,
     memory_bytes,
+    worker_environment,
 )
 from vidinvert.errors import BatchError, VidinvertError
 
@@ -91,7 +91,7 @@ class RayEngine:
         del slot
         gpu = self._setup.devices[0].startswith("cuda")
         setup = replace(self._setup, devices=("cuda:0",)) if gpu else self._setup  # the one it gets
-        variables: dict[str, str] = dict.fromkeys(THREAD_VARIABLES, str(setup.threads))
+        variables = worker_environment(setup)
         if self._local:
             variables["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
         actor = (

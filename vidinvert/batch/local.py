@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -15,7 +15,6 @@ from pathlib import Path
 from vidinvert.batch.locks import join_run
 from vidinvert.batch.orders import Setup
 from vidinvert.batch.work import (
-    THREAD_VARIABLES,
     Assignment,
     Heart,
     Message,
@@ -23,6 +22,7 @@ from vidinvert.batch.work import (
     carry_out,
     load_job,
     memory_bytes,
+    worker_environment,
 )
 from vidinvert.errors import VidinvertError
 
@@ -42,7 +42,7 @@ class LocalWorker:
             name=f"vidinvert-worker-{slot}",
             daemon=True,
         )
-        with _environment(setup.threads):
+        with _environment(worker_environment(setup)):
             self._process.start()
         theirs.close()
 
@@ -112,10 +112,10 @@ class LocalEngine:
 
 
 @contextmanager
-def _environment(threads: int) -> Iterator[None]:
-    """Set the number of threads for a process that is started inside the block."""
-    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(THREAD_VARIABLES, str(threads)))
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for a process that is started inside the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

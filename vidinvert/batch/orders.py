@@ -49,6 +49,7 @@ class Setup:
         min_score: detections below are dropped.
         min_size: faces with a smaller side, in pixels, are dropped.
         threads: CPU threads of one worker.
+        metrics: compare every result with its source.
     """
 
     job: str = "vidinvert.batch.work:open_editor"
@@ -60,6 +61,7 @@ class Setup:
     min_score: float = 0.5
     min_size: float = 24.0
     threads: int = 1
+    metrics: bool = False
 
 
 def hash_file(path: Path) -> str:
@@ -89,6 +91,7 @@ def result_key(order: Order, setup: Setup, *, content_sha256: str) -> str:
         "device": setup.devices[0].partition(":")[0],
         "min_score": setup.min_score,
         "min_size": setup.min_size,
+        "metrics": setup.metrics,
         "job": setup.job,
         "version": VERSION,
     }

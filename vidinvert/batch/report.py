@@ -109,11 +109,18 @@ def _row(outcome: Outcome) -> dict[str, Any]:
     }
 
 
+def _metrics(outcome: Outcome) -> dict[str, str]:
+    metrics = (outcome.report or {}).get("metrics", {})
+    return {name: f"{value:.6g}" for name, value in metrics.items()}
+
+
 def _table(outcomes: Sequence[Outcome]) -> str:
     lines = io.StringIO()
-    writer = csv.DictWriter(lines, COLUMNS)
+    rows = [_row(outcome) | _metrics(outcome) for outcome in outcomes]
+    measured = dict.fromkeys(name for outcome in outcomes for name in _metrics(outcome))
+    writer = csv.DictWriter(lines, [*COLUMNS, *measured], restval="")
     writer.writeheader()
-    writer.writerows(_row(outcome) for outcome in outcomes)
+    writer.writerows(rows)
     return lines.getvalue()
 
 

@@ -13,10 +13,13 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from vidinvert.batch.orders import Order, Setup, hash_file
 from vidinvert.errors import VidinvertError
+
+if TYPE_CHECKING:
+    from vidinvert.faces import FaceDetector
 
 REPORT, RESULT, SEGMENTS, ANALYSIS = "report.json", "result", "segments", "analysis.npz"
 THUMBNAILS = ("before.jpg", "after.jpg")
@@ -27,6 +30,13 @@ THREAD_VARIABLES = (
     "OPENCV_FOR_THREADS_NUM",
 )
 """Environment by which the libraries that a worker loads are told how many threads to use."""
+
+# As mallopt(3): glibc keeps freed memory, which would be mapped and zeroed afresh for every tensor.
+_KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_TOP_PAD_": str(256 << 20),
+}
 
 _OUT_OF_MEMORY = re.compile(
     r"can't allocate|cannot allocate|out of memory|bad_alloc", re.IGNORECASE
@@ -70,6 +80,11 @@ class Message:
 
 
 Send = Callable[[Message], None]
+
+
+def worker_environment(setup: Setup) -> dict[str, str]:
+    """Return the environment that a worker process must be started with."""
+    return dict.fromkeys(THREAD_VARIABLES, str(setup.threads)) | _KEEP_MEMORY
 
 
 def load_job(setup: Setup, device: str) -> Job:
@@ -239,9 +254,52 @@ def open_editor(setup: Setup, device: str) -> Job:
             progress=tell,
         )
         written = write_thumbnails(order, report, work=work, result=result)
-        return {**report, "written": written}
+        metrics = {}
+        if setup.metrics and report["tracks"]:
+            metrics = measure_result(order, result, detector=models.detector, tell=tell)
+        return {**report, "written": written, "metrics": metrics}
 
     return edit
+
+
+def measure_result(
+    order: Order, result: Path, *, detector: "FaceDetector", tell: Tell
+) -> dict[str, float]:
+    """Compare a result with its source; returns the figures of `vidinvert evaluate` by name."""
+    from vidinvert.evaluation import evaluate_video
+    from vidinvert.pipeline import Span
+
+    span = order.span or Span()
+    photo = order.face is None or Path(order.face).is_file()
+    evaluation = evaluate_video(
+        order.source,
+        result,
+        detector=detector,
+        face="largest" if photo else str(order.face),
+        start_seconds=span.start_seconds,
+        end_seconds=span.end_seconds,
+        progress=tell,
+    )
+    figures: dict[str, float] = {}
+    for group in ("outside", "timing"):
+        figures |= _numbers(evaluation.report[group], group)
+    for face in evaluation.report["faces"]:
+        figures |= _numbers(face, f"face {face['id']}")
+    return figures
+
+
+def _numbers(value: Any, name: str) -> dict[str, float]:
+    """Return the numbers in nested figures, named by the path to them."""
+    if isinstance(value, bool) or not isinstance(value, Mapping | int | float):
+        return {}
+    if not isinstance(value, Mapping):
+        return {name: float(value)}
+    return {
+        key: number
+        for inner, deeper in value.items()
+        if inner not in ("id", "frames")
+        for key, number in _numbers(deeper, f"{name}.{inner}").items()
+    }
 
 
 def write_thumbnails(order: Order, report: Mapping[str, Any], *, work: Path, result: Path) -> int:

@@ -51,6 +51,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     _add_clip_options(parser)
     parser.add_argument("--suffix", metavar=".mp4", help="of all outputs (the source's)")
+    parser.add_argument(
+        "--metrics", action="store_true", help="compare results with their sources, for report.csv"
+    )
     parser.add_argument("--force", action="store_true", help="replace outputs that are there")
     parser.add_argument("--retry-failed", action="store_true", help="try given-up clips again")
     parser.add_argument("--dry-run", action="store_true", help="list what would be done")
@@ -209,6 +212,7 @@ def plan_setup(options: argparse.Namespace) -> "Setup":
         precision=choose_precision(options.precision, device),
         min_score=options.min_score,
         min_size=options.min_size,
+        metrics=options.metrics,
     )
 
 
