@@ -121,7 +121,7 @@ def test_a_killed_run_on_ray_is_resumed_and_does_nothing_twice(tmp_path):
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="ray is installed")
 def test_without_ray_the_way_out_is_told(tmp_path):
-    with pytest.raises(BatchError, match=r"Ray is not installed, .* vidinvert\[ray\]"):
+    with pytest.raises(BatchError, match=r"Ray is not installed, .*vidinvert\[ray\]"):
         RayEngine(Setup(), directory=tmp_path, workers=1)
 
 

@@ -69,7 +69,7 @@ def edit(
         ),
         open_engine=lambda setup, state: LocalEngine(setup, directory=state),
         workers=workers,
-        limits=Limits(stall_seconds=90.0, memory_bytes=4 * 2**30),
+        limits=Limits(stall_seconds=40.0, memory_bytes=4 * 2**30),
     )
 
 
