@@ -9,7 +9,7 @@ large as the size allows.
 import base64
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from types import TracebackType
@@ -92,6 +92,8 @@ class PageWriter:
         self._info, self._faces, self._method = analysis.info, list(faces), method
         self._plans, self._device = plans, device
         self._edited = bool(plans.edit.terms)
+        self._due: list[FrameBatch] = []
+        self._rendered = render(self._batches(), self._faces, method, plans.render, device=device)
         self._indices = np.array(indices, dtype=np.int64)
         self._size_hw = picture_size(analysis)
         template = resources.files("vidinvert.preview").joinpath("page.html")
@@ -107,6 +109,11 @@ class PageWriter:
         self._out = self._file.path.open("wb")
         self._write(self._head)
         return self
+
+    def _batches(self) -> Iterator[FrameBatch]:
+        """Hand on what is due: one renderer serves all batches, as what it keeps serves many."""
+        while self._due:
+            yield self._due.pop()
 
     def _write(self, text: str) -> None:
         data = text.encode()
@@ -125,9 +132,8 @@ class PageWriter:
             self._add_face(batch, number, face, records, windows)
         after = batch.frames
         if self._edited:
-            plan, device = self._plans.render, self._device
-            (rendered,) = render([batch], self._faces, self._method, plan, device=device)
-            after = rendered.frames
+            self._due.append(batch)
+            after = next(self._rendered).frames
         for k, record in enumerate(records):
             record["i"] = int(batch.indices[k])
             record["source"] = images.shrink(batch.frames[k], self._size_hw)
