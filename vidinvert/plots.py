@@ -114,7 +114,7 @@ def plot_points(
         (np.array([p[0] for p in points]), np.array([p[1] for p in points]))
         for points in groups.values()
     ]
-    canvas, frame = _begin(pairs, title, x_label, y_label, size_hw)
+    canvas, frame = _begin(pairs, title, x_label, y_label, size_hw, pad_x=0.04)
     for number, (points, (x, y)) in enumerate(zip(groups.values(), pairs, strict=True)):
         colour = COLOURS[number % len(COLOURS)]
         placed = frame.place(x, y)
@@ -132,9 +132,11 @@ def _begin(
     x_label: str,
     y_label: str,
     size_hw: tuple[int, int],
+    *,
+    pad_x: float = 0.0,
 ) -> tuple[UInt8Array, _Frame]:
     canvas = np.full((*size_hw, 3), 255, np.uint8)
-    x_range = _range([x for x, _ in curves], pad=0.0)
+    x_range = _range([x for x, _ in curves], pad=pad_x)
     frame = _Frame(size_hw=size_hw, x=x_range, y=_range([y for _, y in curves], pad=0.06))
     for ticks, axis in ((_ticks(*frame.x), 0), (_ticks(*frame.y), 1)):
         for tick, words in ticks:
