@@ -1,7 +1,7 @@
 """Masks against planted occluders: `python -m tests.bench.occluders CLIP...`.
 
-A hand, glasses and lettering are moved across each clip, so the true mask is known. Printed are, per
-filter for masks: IoU with the truth inside the crop, temporal IoU and flicker of the mask.
+A hand, glasses and lettering are moved across each clip, so the true mask is known. Printed are,
+per filter for masks: IoU with the truth inside the crop, temporal IoU and flicker of the mask.
 """
 
 import sys
@@ -96,7 +96,14 @@ def measure(path, draw, *, count=24):
             for t, (flow, visible) in enumerate(zip(flows, seen, strict=True))
         ]
         figures[name] = (
-            float(np.mean([mask_iou(m * inside[0], t * inside[0]) for m, t in zip(steady, true)])),
+            float(
+                np.mean(
+                    [
+                        mask_iou(m * inside[0], t * inside[0])
+                        for m, t in zip(steady, true, strict=True)
+                    ]
+                )
+            ),
             float(np.mean(temporal_iou(steady * inside, flows))),
             float(np.nanmean(flicker)),
         )
