@@ -11,7 +11,7 @@ _TRANSFORMS = SimilarityFilter(
     centre=GaussianFilter(sigma_seconds=0.06), axes=GaussianFilter(sigma_seconds=0.12)
 )
 _LATENTS = GaussianFilter(sigma_seconds=0.08)
-_MASK = GaussianFilter(sigma_seconds=0.08)
+_MASK = FlowFilter(time_seconds=0.2)
 _CHANGE = GaussianFilter(sigma_seconds=0.5)
 
 
@@ -23,7 +23,8 @@ class StabilizerPlan:
         transforms: where the crop lies. STIT filters the centre over 1 frame and the axes over 3 at
             25 to 30 frames a second; five key points jitter more than 68, so the centre gets 1.5.
         latents: the codes.
-        mask: the invertibility mask.
+        mask: the invertibility mask; following the flow gave the best masks of planted hands
+            (tests/bench/occluders.py).
         change: what an edit changes in the crop, where edits are shown as changes. It has nothing
             to do with how the face moves, so it bears by far the longest kernel.
     """

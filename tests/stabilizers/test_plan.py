@@ -2,14 +2,14 @@ import dataclasses
 
 import pytest
 
-from stabilizers import SimilarityFilter, StabilizerPlan, TemporalFilter
+from stabilizers import FlowFilter, SimilarityFilter, StabilizerPlan, TemporalFilter
 
 
 def test_everything_that_is_measured_is_steadied_by_default():
     plan = StabilizerPlan()
     assert isinstance(plan.transforms, SimilarityFilter)
     assert isinstance(plan.latents, TemporalFilter)
-    assert isinstance(plan.mask, TemporalFilter)
+    assert isinstance(plan.mask, FlowFilter)
 
 
 def test_a_plan_cannot_be_changed():
