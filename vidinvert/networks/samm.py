@@ -91,6 +91,8 @@ class Head(nn.Module):
         matrix product with nine taps and the shortcut for columns. The taps are then shifted and
         summed; the shift of the normalisation is added before, so the border sees zeros.
         """
+        if x.requires_grad:  # shifting and summing taps would cost more in the backward pass
+            return self._forward_plainly(x)
         count, channels, height, width = x.shape
         scale, shift = self.norm_in.scale_and_shift(x)
         taps = self.conv_in.weight.float().permute(2, 3, 0, 1).reshape(27, channels)
@@ -110,6 +112,12 @@ class Head(nn.Module):
         if self.shortcut.bias is not None:
             base = base + self.shortcut.bias.float()[:, None, None]
         return self.norm_out(residual) + self.shortcut_norm(base)
+
+    def _forward_plainly(self, x: Tensor) -> Tensor:
+        """Compute the same, step by step."""
+        hidden = self.conv_in(self.norm_in(x))
+        residual = self.conv_out(F.prelu(hidden, self.slope.to(hidden.dtype)))
+        return self.norm_out(residual.float()) + self.shortcut_norm(self.shortcut(x).float())
 
     def _sum_taps(self, tapped: Tensor) -> Tensor:
         """Shift and sum (N, H, W, 3, 3, 3) over the kernel's rows and columns -> (N, 3, H, W)."""
@@ -166,9 +174,11 @@ class AlignNet(nn.Module):
         hidden = self._convolve_half(difference, 0) + source.convolved
         hidden = self.norm_out(self.conv_out(F.prelu(hidden, self.slope)))
         maps = self.head(hidden + torch.cat([difference, source.normalised], dim=1))
-        flow = self.warp_scale * torch.tanh(maps[:, :2])
-        maps = torch.cat([flow, torch.sigmoid(maps[:, 2:])], dim=1)
-        maps = blur(maps, padding=(2, 1, 2, 1))  # the zero frame dims the mask at the border
+        with torch.autocast(maps.device.type, enabled=False):
+            maps = maps.float()
+            flow = self.warp_scale * torch.tanh(maps[:, :2])
+            maps = torch.cat([flow, torch.sigmoid(maps[:, 2:])], dim=1)
+            maps = blur(maps, padding=(2, 1, 2, 1))  # the zero frame dims the mask at the border
         return Field(flow=maps[:, :2], ood=maps[:, 2:])
 
     def prepare(self) -> None:
