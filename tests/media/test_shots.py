@@ -50,6 +50,14 @@ def test_a_fade_of_brightness_is_no_cut():
     assert shots(frames.astype(np.uint8)) == (Interval(0, 60),)
 
 
+@pytest.mark.parametrize("light", [0.4, 1.6])
+def test_a_sudden_change_of_light_is_no_cut(light):
+    texture = np.random.default_rng(5).integers(40, 150, (54, 96, 3)).astype(float)
+    frames = np.repeat(texture[None], 40, axis=0)
+    frames[20:] = np.clip(frames[20:] * light, 0, 255)
+    assert shots(frames.astype(np.uint8)) == (Interval(0, 40),)
+
+
 def test_frames_that_were_not_seen_have_no_cuts():
     found = shots(clip(20, 20), start=100, frame_count=200)
     assert found == (Interval(0, 120), Interval(120, 200))
