@@ -16,7 +16,7 @@ from vidinvert.errors import MissingError
 from vidinvert.methods import load_method
 from vidinvert.training import stages
 from vidinvert.training.loop import Schedule
-from vidinvert.training.pack import train_detector_stage, write_mini
+from vidinvert.training.pack import GAINS, train_detector_stage, write_mini
 from vidinvert.training.stages import Helpers, load_autoencoder, parameters, shortened
 
 FACES = 24
@@ -163,12 +163,19 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
     assert pack.provenance["samm_images_seen"] == 2
     assert pack.provenance["pictures"] == {"omi": FACES}
     assert set(load_directions(pack)) == set(printed["directions"]) - {"stage"}
+    fitted = load_file(work / "directions" / "directions.safetensors")
+    for name, direction in load_directions(pack).items():
+        gain = GAINS.get(name, 1.0)
+        torch.testing.assert_close(direction.vector, gain * fitted[name])
+        assert f"1.0 = {gain:g} standard" in direction.unit or gain == 1.0
     assert load_method(pack, method="samm").crop_size == 256
     again = ["train", "autoencoder", *common, "-o", tmp_path / "again", "--batch-size", 2]
     assert main([str(word) for word in [*again, "--from", work / "pack"]]) == 0
     assert json.loads(capsys.readouterr().out)["psnr"] == pytest.approx(
         printed["autoencoder"]["psnr"], abs=1.0
     )  # one step from the same networks
+    earlier = json.loads((tmp_path / "again" / "autoencoder" / "earlier.json").read_text())
+    assert (earlier["sha256"], earlier["images_seen"]) == (pack.sha256, 2)
 
 
 def test_a_stages_figures_are_rounded_in_the_file_alone(tmp_path):

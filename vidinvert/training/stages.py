@@ -60,6 +60,7 @@ LOCAL_DIRECTIONS = (
 CRITIC_STEPS = 2_500
 STYLE_WIDTH = 1024
 CONTINUED_RATE = 8e-4  # the autoencoder's learning rate when it goes on from a pack
+EARLIER = "earlier.json"  # in a stage's folder: the pack and the training that it goes on from
 MIN_CORRELATION = 0.6  # a direction whose attribute is read out worse on held-out faces is left out
 
 
@@ -129,12 +130,24 @@ def train_autoencoder(
             seed=schedule.seed,
             device=device,
         )
+    if start is not None:
+        _write_earlier(start, "autoencoder", work / "autoencoder")
     train(recipe, schedule, work / "autoencoder", progress=progress)
     state: dict[str, Tensor] = {}
     for name, module in recipe.averaged.items():
         state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
     _write_weights(state, work / "autoencoder")
     return _write_figures(recipe.evaluate(), work / "autoencoder")
+
+
+def _write_earlier(pack: FacePack, stage: str, directory: Path) -> None:
+    """Note which pack a stage goes on from, and how long that was trained."""
+    directory.mkdir(parents=True, exist_ok=True)
+    known = {"pack": f"{pack.name} {pack.version}", "sha256": pack.sha256}
+    for name in ("images_seen", "seconds"):
+        if f"{stage}_{name}" in pack.provenance:
+            known[name] = pack.provenance[f"{stage}_{name}"]
+    (directory / EARLIER).write_text(json.dumps(known, indent=2), encoding="utf-8")
 
 
 def _teacher_latents(work: Path, faces: FaceSet, helpers: Helpers, device: str) -> TeacherLatents:
