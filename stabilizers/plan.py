@@ -12,7 +12,7 @@ _TRANSFORMS = SimilarityFilter(
 )
 _LATENTS = GaussianFilter(sigma_seconds=0.08)
 _MASK = FlowFilter(time_seconds=0.2)
-_CHANGE = GaussianFilter(sigma_seconds=0.5)
+_CHANGE = GaussianFilter(sigma_seconds=0.12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

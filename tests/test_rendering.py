@@ -11,9 +11,12 @@ from vidinvert.faces import crop_batch
 from vidinvert.geometry import crop_from_quad, quad_from_crop
 from vidinvert.inversion import invert, mask_size, stabilise_alignment
 from vidinvert.rendering import (
+    SMALL_CHANGE,
     ChangeStream,
     EditedFace,
+    drop_small,
     feather_mask,
+    head_window,
     measure_change,
     paste,
     paste_warped,
@@ -248,8 +251,28 @@ def test_moving_and_adding_in_the_frame_gives_the_edited_picture():
     quad = np.array([[20.0, 10.0], [20.0, 74.0], [84.0, 74.0], [84.0, 10.0]]) - 0.5
     flow, rest = split(blobs(), blobs(shift=1.5), np.ones((64, 64, 1), np.float32), blobs())
     paste_warped(frame, flow, rest, crop_from_quad(quad, 64))
-    np.testing.assert_allclose(frame[10:74, 20:84].astype(int), blobs(shift=1.5), atol=6)
+    difference = np.abs(frame[10:74, 20:84].astype(int) - blobs(shift=1.5))
+    assert difference[head_window(64) == 1.0].max() <= 8  # a faint change beside a blob is dropped
     assert not frame[:8].any()
+
+
+def test_what_hardly_changes_is_dropped_and_what_changes_much_is_kept():
+    faint, strong = (np.full((64, 64, 3), value, np.float32) for value in (1.0, -40.0))
+    assert np.abs(drop_small(faint)).max() < 0.1
+    np.testing.assert_allclose(drop_small(strong), strong, rtol=0.02)
+    half = drop_small(np.full((64, 64, 3), SMALL_CHANGE, np.float32))
+    np.testing.assert_allclose(half, SMALL_CHANGE / 2, rtol=1e-3)
+
+
+def test_changes_are_shown_on_the_head_and_not_in_the_corners():
+    window = head_window(256)
+    assert window[64:200, 80:176].min() == 1.0
+    assert window[0, 0] == window[0, -1] == window[-1, 0] == 0.0
+    change = np.full((256, 256, 5), 30.0, np.float32)
+    flow, rest = show_change(change, np.ones((256, 256, 1), np.float32))
+    assert not flow[0, 0].any()
+    assert not rest[0, 0].any()
+    assert rest[128, 128].min() > 29.0
 
 
 def test_still_pixels_keep_their_value_exactly():

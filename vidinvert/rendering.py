@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ from vidinvert.methods import Method
 from vidinvert.types import Alignment, FrameBatch, Inversion, Latents, RenderPlan
 
 FLOW_BLUR = 3 / 256  # of the crop's side: the flow's smoothing in space
-TRUSTED_ERROR = 20.0  # grey levels between source and inversion at which trust falls to 1 / e
+TRUSTED_ERROR = 5.0  # grey levels between source and inversion that cost no trust
+DOUBTED_ERROR = 4.0  # beyond it: at which trust falls to 1 / e
+SMALL_CHANGE = 4.0  # grey levels; a remaining change much smaller than this is not shown
 CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer counts
 STILL = 1 / 64  # pixels: what moves less stays exactly where it is
 
@@ -116,7 +119,8 @@ def _render_face(
     after = face.edited.w_plus[positions].to(device)
     if plan.composite == "residual":
         change = method.generate(after) - method.generate(before)
-        layers = visible * change * 127.5  # (K, 3, R, R) grey levels to add
+        head = torch.from_numpy(head_window(size[0])).to(device)
+        layers = head * visible * change * 127.5  # (K, 3, R, R) grey levels to add
     else:
         _, crops = crop_batch(batch, face.alignment)
         embedding = method.embed(crops.to(device))
@@ -229,16 +233,37 @@ def measure_change(
         else:
             seen = images.resize_picture(to_grey(before), source.shape[0])
             error = np.abs(seen.astype(np.float32) - source)
-        near = blur(error, sigma=2 * FLOW_BLUR * error.shape[0]) / np.float32(TRUSTED_ERROR)
-        trust = images.resize_picture(np.exp(-np.square(near)), size)
+        beyond = blur(error, sigma=2 * FLOW_BLUR * error.shape[0]) - np.float32(TRUSTED_ERROR)
+        doubt = np.square(np.maximum(beyond, 0.0) / np.float32(DOUBTED_ERROR))
+        trust = images.resize_picture(np.exp(-doubt), size)
         rest = rest * displace(trust, flow)[..., None]
     return np.concatenate([flow, rest], axis=2, dtype=np.float32)
+
+
+def drop_small(change: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Fade what hardly changes (R, R, 3), in grey levels: faint patterns on a plain wall.
+
+    A change as large as `SMALL_CHANGE` around a pixel is halved, three times as large is kept by
+    nine tenths.
+    """
+    size = blur(np.abs(change).max(axis=2), sigma=FLOW_BLUR * change.shape[0])
+    power = np.square(size)
+    share = power / (power + SMALL_CHANGE**2)
+    return np.multiply(change, share[..., None], dtype=np.float32)
+
+
+@cache
+def head_window(size: int) -> NDArray[np.float32]:
+    """Return (size, size) in [0, 1]: 1 on a head in FFHQ framing with its hair, 0 well outside."""
+    axis = (np.arange(size, dtype=np.float32) + 0.5) / size
+    radius = np.hypot((axis[None, :] - 0.5) / 0.36, (axis[:, None] - 0.52) / 0.47)
+    return np.clip((1.2 - radius) / 0.3, 0.0, 1.0).astype(np.float32)
 
 
 def show_change(
     change: NDArray[np.float32], share: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Hold a change back where it shall not be seen.
+    """Hold a change back in the mask, off the head, and where it is faint.
 
     Args:
         change: (R, R, 5) as from `measure_change`.
@@ -247,10 +272,11 @@ def show_change(
     Returns:
         The flow (R, R, 2) and the rest (R, R, 3), both 0 where the share is 0.
     """
+    share = share * head_window(share.shape[0])[..., None]
     soft = blur(share[..., 0], sigma=FLOW_BLUR * share.shape[0])[..., None]
     # Nothing moves on the crop's border or inside what is kept.
     flow = np.multiply(change[..., :2] * soft, share, dtype=np.float32)
-    return flow, np.multiply(change[..., 2:], share, dtype=np.float32)
+    return flow, np.multiply(drop_small(change[..., 2:]), share, dtype=np.float32)
 
 
 def feather_mask(size: int, feather: float) -> Tensor:

@@ -248,9 +248,10 @@ def _read_file_entry(files: Mapping[str, Any], part: str, path: Path) -> PackFil
 
 def _read_direction(directions: Mapping[str, Any], name: str, path: Path) -> DirectionMeta:
     entry = _table(directions, name, path)
+    measured = entry.get("figures", {})
     figures = {
         key: float(value)
-        for key, value in entry.items()
+        for key, value in {**entry, **(measured if isinstance(measured, dict) else {})}.items()
         if key not in _DIRECTION_FIELDS and isinstance(value, int | float)
     }
     return DirectionMeta(
