@@ -292,11 +292,18 @@ def test_thirty_killed_runs_end_like_an_undisturbed_one_and_do_nothing_twice(tmp
         output, ledger = tmp_path / f"out{number}", tmp_path / f"ledger{number}"
         status, _ = drive(output, ledger, kill_after=source_of_chance.uniform(0.1, usual))
         killed += status == -signal.SIGKILL
-        assert drive(output, ledger) == (0, printed)
+        status, again = drive(output, ledger)
+        assert (status, without_attempts(again)) == (0, without_attempts(printed))
         assert hashes(output) == expected
         check_nothing_twice(output, ledger)
         shutil.rmtree(output)
     assert killed >= 20
+
+
+def without_attempts(printed):
+    """How every clip ended. A kill may fall between a worker's crash and the note of it."""
+    outcomes = json.loads(printed)
+    return {clip: [state, kind, reason] for clip, (state, kind, _, reason) in outcomes.items()}
 
 
 def check_nothing_twice(output, ledger):

@@ -63,6 +63,17 @@ def test_what_is_written_is_read_back(pack):
     checkpoints.verify_pack(pack)
 
 
+def test_figures_of_a_direction_are_read_beside_it_and_in_a_table_of_their_own(tmp_path):
+    entry = {"unit": "one", "source": "made up", "layers": [0]}
+    directions = {
+        "smile": {**entry, "figures": {"correlation": 0.9}},
+        "age": {**entry, "correlation": 0.8},
+    }
+    pack = write(tmp_path / "own", directions=directions)
+    assert pack.directions["smile"].figures == {"correlation": 0.9}
+    assert pack.directions["age"].figures == {"correlation": 0.8}
+
+
 def test_the_same_pack_is_written_as_the_same_bytes(pack):
     first = (pack.directory / "pack.toml").read_bytes()
     assert write(pack.directory).sha256 == pack.sha256

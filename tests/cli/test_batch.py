@@ -184,4 +184,6 @@ def test_an_interrupted_batch_says_how_to_go_on(clips, tmp_path):
     assert not list(output.rglob("*.partial"))
     with Journal(output / ".vidinvert" / "journal.sqlite") as journal:
         states = [event for _, event, _ in journal.events()]
-    assert states == ["waiting", "running", "waiting"]
+    assert states.count("running") == 1
+    assert set(states) == {"waiting", "running"}
+    assert states[-1] == "waiting"  # nothing is left that looks as if it still ran
