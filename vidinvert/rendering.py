@@ -32,9 +32,9 @@ from vidinvert.methods import Method
 from vidinvert.types import Alignment, FrameBatch, Inversion, Latents, RenderPlan
 
 FLOW_BLUR = 3 / 256  # of the crop's side: the flow's smoothing in space
-TRUSTED_ERROR = 5.0  # grey levels between source and inversion that cost no trust
-DOUBTED_ERROR = 4.0  # beyond it: at which trust falls to 1 / e
-SMALL_CHANGE = 4.0  # grey levels; a remaining change much smaller than this is not shown
+TRUSTED_ERROR = 10.0  # grey levels between source and inversion that cost no trust
+DOUBTED_ERROR = 7.0  # beyond it: at which trust falls to 1 / e
+SMALL_CHANGE = 3.0  # grey levels; a remaining change much smaller than this is not shown
 CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer counts
 STILL = 1 / 64  # pixels: what moves less stays exactly where it is
 
