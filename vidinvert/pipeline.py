@@ -203,6 +203,7 @@ def edit_video(
     if save_analysis is not None:
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
     faces = edit_faces(measured, plans)
+    measured = _drop_codes(measured, faces)
     if save_masks is not None:  # only now: a refused clip or output leaves no folder behind
         make_mask_directory(save_masks, overwrite=overwrite)
     rendered = Rendered()
@@ -453,6 +454,17 @@ def correct_masks(analysis: Analysis, plans: Plans) -> list[Inversion]:
         return shaped
     painted = find_painted(plans.render.mask_override, info=analysis.info, frames=analysis.frames)
     return paint_masks(shaped, analysis.alignments, painted)
+
+
+def _drop_codes(analysis: Analysis, faces: Sequence[EditedFace]) -> Analysis:
+    """Let go of the codes as measured, which only smoothing needs: 16 kB a frame with `mini`."""
+    return replace(
+        analysis,
+        inversions=tuple(
+            replace(measured, latents=face.inversion.latents)
+            for measured, face in zip(analysis.inversions, faces, strict=True)
+        ),
+    )
 
 
 def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
