@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stabilizers import Interval, intervals_from_indices
 from vidinvert.errors import PlanError
-from vidinvert.types import EditPlan, EditTerm, Keyframe, LatentDirection, Latents
+from vidinvert.types import EditPlan, EditTerm, Keyframe, LatentDirection, Latents, MovedLatents
 
 MAX_STRENGTH = 20.0
 FORM = "NAME=STRENGTH, as smile=2, smile=0@0s,3@2s,0@4s or smile=2:face=1"
@@ -163,14 +164,14 @@ def total_strength(
     return total if fade is None else total * fade
 
 
-def apply_edit(
+def move_latents(
     latents: Latents,
     plan: EditPlan,
     *,
     face: int,
     seconds: NDArray[np.float64],
     fade: NDArray[np.float64] | None = None,
-) -> Latents:
+) -> MovedLatents:
     """Add each direction of `plan` that concerns a face, scaled by its strength at every frame.
 
     Args:
@@ -181,19 +182,33 @@ def apply_edit(
         fade: (T,) in [0, 1], by which every strength is multiplied; None = 1.
 
     Returns:
-        New codes; where every strength is 0 they equal the given ones bit for bit.
+        The moved codes; where every strength is 0 they equal the given ones bit for bit.
     """
-    w_plus = latents.w_plus  # (T, L, D)
+    moves: list[tuple[Tensor, Tensor]] = []
+    shape = tuple(latents.w_plus.shape[1:])
     for term in plan.terms:
         if term.face is not None and term.face != face:
             continue
         wanted = term.strength_at(seconds)
-        strength = w_plus.new_tensor(wanted if fade is None else wanted * fade)  # (T,)
-        vector = term.direction.vector.to(w_plus)
-        if tuple(vector.shape) != tuple(w_plus.shape[1:]):
+        strength = latents.w_plus.new_tensor(wanted if fade is None else wanted * fade)  # (T,)
+        vector = term.direction.vector.to(latents.w_plus)
+        if tuple(vector.shape) != shape:
             raise PlanError(
                 f"The direction {term.direction.name!r} has shape {tuple(vector.shape)}, expected "
-                f"{tuple(w_plus.shape[1:])}; take one that was made for this face pack."
+                f"{shape}; take one that was made for this face pack."
             )
-        w_plus = w_plus + strength[:, None, None] * vector
-    return replace(latents, w_plus=w_plus)
+        moves.append((strength, vector))
+    return MovedLatents(latents=latents, moves=tuple(moves))
+
+
+def apply_edit(
+    latents: Latents,
+    plan: EditPlan,
+    *,
+    face: int,
+    seconds: NDArray[np.float64],
+    fade: NDArray[np.float64] | None = None,
+) -> Latents:
+    """Return all codes of `move_latents` at once."""
+    moved = move_latents(latents, plan, face=face, seconds=seconds, fade=fade)
+    return replace(latents, w_plus=moved.at(np.arange(len(latents.indices))))

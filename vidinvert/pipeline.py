@@ -19,7 +19,7 @@ from stabilizers import Interval, intervals_from_indices
 from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
 from vidinvert.checkpoints import find_pack, load_directions
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
-from vidinvert.editing import apply_edit, fade_at_gaps, parse_edits, total_strength
+from vidinvert.editing import fade_at_gaps, move_latents, parse_edits, total_strength
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
 from vidinvert.inversion import invert, stabilise_alignment, stabilise_inversion
@@ -199,11 +199,12 @@ def edit_video(
         if not allow_no_face:
             raise NoFaceError(_no_face_message(info, plans))
         copy_clip(info, Path(target), overwrite=overwrite)
-        return _report(measured, target, pack, plans, clock, started, kept=analysis, faces=())
+        return _report(measured, target, pack, plans, clock, started, kept=analysis, steadiness=())
     if save_analysis is not None:
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
     faces = edit_faces(measured, plans)
-    measured = _drop_codes(measured, faces)
+    steadiness = _describe_steadiness(measured, faces)
+    measured = replace(measured, inversions=tuple(face.inversion for face in faces))  # frees memory
     if save_masks is not None:  # only now: a refused clip or output leaves no folder behind
         make_mask_directory(save_masks, overwrite=overwrite)
     rendered = Rendered()
@@ -220,7 +221,9 @@ def edit_video(
             if save_masks is not None:
                 write_masks(save_masks, batch, faces)
             tell("render", int(batch.indices[-1]) + 1 - frames.start, len(frames))
-    report = _report(measured, target, pack, plans, clock, started, kept=analysis, faces=faces)
+    report = _report(
+        measured, target, pack, plans, clock, started, kept=analysis, steadiness=steadiness
+    )
     return report | {"quality": rendered.describe()}
 
 
@@ -456,15 +459,19 @@ def correct_masks(analysis: Analysis, plans: Plans) -> list[Inversion]:
     return paint_masks(shaped, analysis.alignments, painted)
 
 
-def _drop_codes(analysis: Analysis, faces: Sequence[EditedFace]) -> Analysis:
-    """Let go of the codes as measured, which only smoothing needs: 16 kB a frame with `mini`."""
-    return replace(
-        analysis,
-        inversions=tuple(
-            replace(measured, latents=face.inversion.latents)
-            for measured, face in zip(analysis.inversions, faces, strict=True)
-        ),
-    )
+def _describe_steadiness(measured: Analysis, faces: Sequence[EditedFace]) -> list[dict[str, Any]]:
+    """Say of every track how it shook before and after smoothing."""
+    return [
+        describe_steadiness(
+            track,
+            face.alignment,
+            inversion,
+            face.inversion,
+            raw_alignment=align(track, crop_size=face.alignment.crop_size),
+            shots=measured.shots,
+        )
+        for track, inversion, face in zip(measured.tracks, measured.inversions, faces, strict=True)
+    ]
 
 
 def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
@@ -487,7 +494,7 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
             EditedFace(
                 alignment=alignment,
                 inversion=inversion,
-                edited=apply_edit(
+                edited=move_latents(
                     inversion.latents, plans.edit, face=track.track_id, seconds=seconds, fade=fade
                 ),
                 strength=total_strength(
@@ -560,13 +567,14 @@ def _report(
     started: float,
     *,
     kept: Path | None,
-    faces: Sequence[EditedFace],
+    steadiness: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Assemble the report of house.md, section 6."""
     info = measured.info
     tracks: list[dict[str, Any]] = []
-    # A clip without a face has neither tracks nor faces.
-    for track, inversion, face in zip(measured.tracks, measured.inversions, faces, strict=True):
+    for track, inversion, steady in zip(
+        measured.tracks, measured.inversions, steadiness, strict=True
+    ):
         boxes = track.boxes_xyxy
         tracks.append(
             {
@@ -576,16 +584,9 @@ def _report(
                 "last_frame": int(track.indices[-1]),
                 "mean_score": float(track.score.mean()),
                 "mean_face_height": float((boxes[:, 3] - boxes[:, 1]).mean()),
-                "mean_ood": float(face.inversion.mask.ood.numpy().mean()) / 255.0,
+                "mean_ood": float(inversion.mask.ood.numpy().mean()) / 255.0,
+                **steady,
             }
-            | describe_steadiness(
-                track,
-                face.alignment,
-                inversion,
-                face.inversion,
-                raw_alignment=align(track, crop_size=face.alignment.crop_size),
-                shots=measured.shots,
-            )
         )
     stages = dict.fromkeys(("detect", "invert", "render", "encode"), 0.0) | clock.seconds
     seconds = {stage: round(value, 3) for stage, value in stages.items()}

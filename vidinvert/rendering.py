@@ -29,7 +29,7 @@ from vidinvert.geometry import (
     to_grey,
 )
 from vidinvert.methods import Method
-from vidinvert.types import Alignment, FrameBatch, Inversion, Latents, RenderPlan
+from vidinvert.types import Alignment, FrameBatch, Inversion, Latents, MovedLatents, RenderPlan
 
 FLOW_BLUR = 3 / 256  # of the crop's side: the flow's smoothing in space
 TRUSTED_ERROR = 10.0  # grey levels between source and inversion that cost no trust
@@ -52,7 +52,7 @@ class EditedFace:
 
     alignment: Alignment
     inversion: Inversion
-    edited: Latents
+    edited: Latents | MovedLatents
     strength: NDArray[np.float64]
     presence: NDArray[np.float64] | None = None
     seconds: NDArray[np.float64] | None = None
@@ -116,7 +116,7 @@ def _render_face(
             paste_warped(output[offset], flow, rest, matrices[k])
         return output
     before = face.inversion.latents.w_plus[positions].to(device)
-    after = face.edited.w_plus[positions].to(device)
+    after = face.edited.at(positions).to(device)
     if plan.composite == "residual":
         change = method.generate(after) - method.generate(before)
         head = torch.from_numpy(head_window(size[0])).to(device)
@@ -194,8 +194,8 @@ class ChangeStream:
         start = position - position % self._batch_size
         positions = start + np.flatnonzero(face.strength[start : start + self._batch_size] > 0)
         pair = [
-            images.to_uint8(self._method.generate(codes[positions].to(self._device)))
-            for codes in (face.inversion.latents.w_plus, face.edited.w_plus)
+            images.to_uint8(self._method.generate(codes.at(positions).to(self._device)))
+            for codes in (face.inversion.latents, face.edited)
         ]
         guide = face.inversion.mask.guide
         for k, place in enumerate(positions.tolist()):

@@ -267,6 +267,28 @@ class Latents:
         if self.w_plus.dtype != torch.float32:
             raise ValueError(f"w_plus has dtype {self.w_plus.dtype}, expected torch.float32")
 
+    def at(self, positions: Int64Array) -> Tensor:
+        """Return the codes at some of the track's positions, (K, L, D)."""
+        return self.w_plus[positions]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MovedLatents:
+    """Codes moved along directions, made when they are asked for: a copy would cost as much again.
+
+    `moves`: for each direction its strengths (T,) float32 and its vector (L, D).
+    """
+
+    latents: Latents
+    moves: tuple[tuple[Tensor, Tensor], ...]
+
+    def at(self, positions: Int64Array) -> Tensor:
+        """Return the moved codes at some of the track's positions, (K, L, D)."""
+        w_plus = self.latents.at(positions)
+        for strength, vector in self.moves:
+            w_plus = w_plus + strength[positions][:, None, None] * vector
+        return w_plus
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InvertibilityMask:

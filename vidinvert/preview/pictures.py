@@ -118,7 +118,7 @@ def picture_face(
             positions=positions, inverted=empty, edited=empty if edited else None, flow=none
         )
     before = face.inversion.latents.w_plus[positions].to(device)
-    after = face.edited.w_plus[positions].to(device)
+    after = face.edited.at(positions).to(device)
     embedding = method.embed(crops.to(device))
     synthesis = method.synthesise(embedding, before)
     aligned = plan.composite == "generated"
