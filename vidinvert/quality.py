@@ -1,8 +1,8 @@
 """The cheap figures of an edit, measured while it is made: for its report."""
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import tee
 from typing import Any
 
 import numpy as np
@@ -59,9 +59,22 @@ def _number(value: float) -> float | None:
 
 
 def split(batches: Iterable[FrameBatch]) -> tuple[Iterator[FrameBatch], Iterator[FrameBatch]]:
-    """Give the same batches to two readers that keep step: one is kept between them."""
-    first, second = tee(batches)
-    return first, second
+    """Give the same batches to two readers that keep step, the first one ahead.
+
+    One batch is kept between them; `itertools.tee` would keep 57.
+    """
+    passed: deque[FrameBatch] = deque()
+
+    def lead() -> Iterator[FrameBatch]:
+        for batch in batches:
+            passed.append(batch)
+            yield batch
+
+    def follow() -> Iterator[FrameBatch]:
+        while passed:
+            yield passed.popleft()
+
+    return lead(), follow()
 
 
 def describe_steadiness(
