@@ -24,7 +24,7 @@ def looped(target, frames):
     with av.open(str(SAMPLE)) as source:
         pictures = [f.reformat(256, 256, "yuv420p").to_ndarray() for f in source.decode(video=0)]
     with av.open(str(target), "w") as output:
-        stream = output.add_stream("libx264", rate=25, options={"preset": "ultrafast", "g": "50"})
+        stream = output.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 256, 256, "yuv420p"
         for index in range(frames):
             picture = pictures[index % 50]

@@ -155,14 +155,13 @@ class ChangeStream:
         self._face, self._method, self._device = face, method, device
         self._batch_size = batch_size
         self._kept: dict[int, Tensor] = {}
-        self._free: list[Tensor] = []  # used again: new ones would leave holes in the heap
 
     def at(self, position: int) -> NDArray[np.float32]:
         """Return the change at one of the track's positions, as from `measure_change`."""
         weights = self._weights(position)
         first = min(weights)
         for gone in [p for p in self._kept if p < first]:
-            self._free.append(self._kept.pop(gone))
+            del self._kept[gone]
         for place in weights:
             if place not in self._kept:
                 self._generate(place)
@@ -202,8 +201,7 @@ class ChangeStream:
         for k, place in enumerate(positions.tolist()):
             source = None if guide is None else guide[place, 0].numpy()
             change = measure_change(pair[0][k], pair[1][k], source)
-            buffer = self._free.pop() if self._free else torch.empty(change.shape).half()
-            self._kept[place] = buffer.copy_(torch.from_numpy(change))
+            self._kept[place] = torch.as_tensor(change).half()
 
 
 def measure_change(
