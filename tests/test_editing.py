@@ -13,6 +13,8 @@ from vidinvert.editing import (
 from vidinvert.errors import PlanError
 from vidinvert.types import EditPlan, LatentDirection, Latents
 
+ALL = np.arange(5)  # every position of the track
+
 
 def direction(name="smile", shape=(4, 8)):
     return LatentDirection(
@@ -82,7 +84,7 @@ def test_strength_zero_leaves_the_codes_bit_for_bit():
     before = latents()
     plan = parse_edits(["smile=0", "age=0"], DIRECTIONS)
     after = apply_edit(before, plan, face=0, seconds=np.arange(5) / 25)
-    assert torch.equal(after.w_plus, before.w_plus)
+    assert torch.equal(after.at(ALL), before.w_plus)
 
 
 def test_edits_add_up_and_do_not_change_what_they_were_given():
@@ -90,7 +92,7 @@ def test_edits_add_up_and_do_not_change_what_they_were_given():
     kept = before.w_plus.clone()
     plan = parse_edits(["smile=2", "age=-1"], DIRECTIONS)
     after = apply_edit(before, plan, face=0, seconds=np.arange(5) / 25)
-    torch.testing.assert_close(after.w_plus, kept + 2.0 - 2.0)
+    torch.testing.assert_close(after.at(ALL), kept + 2.0 - 2.0)
     assert torch.equal(before.w_plus, kept)
 
 
@@ -98,7 +100,7 @@ def test_an_edit_for_one_face_leaves_the_others_alone():
     plan = parse_edits(["smile=2:face=1"], DIRECTIONS)
     seconds = np.arange(5) / 25
     assert torch.equal(
-        apply_edit(latents(), plan, face=0, seconds=seconds).w_plus, latents().w_plus
+        apply_edit(latents(), plan, face=0, seconds=seconds).at(ALL), latents().w_plus
     )
     assert total_strength(plan, face=0, seconds=seconds).tolist() == [0.0] * 5
     assert total_strength(plan, face=1, seconds=seconds).tolist() == [2.0] * 5
@@ -161,10 +163,10 @@ def test_a_fade_scales_every_strength():
     full = apply_edit(before, plan, face=0, seconds=seconds)
     faded = apply_edit(before, plan, face=0, seconds=seconds, fade=weight)
     expected = before.w_plus + torch.tensor(weight).float()[:, None, None] * (
-        full.w_plus - before.w_plus
+        full.at(ALL) - before.w_plus
     )
-    torch.testing.assert_close(faded.w_plus, expected, rtol=0, atol=1e-6)
-    assert torch.equal(faded.w_plus[0], before.w_plus[0])
+    torch.testing.assert_close(faded.at(ALL), expected, rtol=0, atol=1e-6)
+    assert torch.equal(faded.at(ALL)[0], before.w_plus[0])
     np.testing.assert_allclose(
         total_strength(plan, face=0, seconds=seconds, fade=weight), 3.0 * weight
     )

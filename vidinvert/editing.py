@@ -3,7 +3,6 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,7 +163,7 @@ def total_strength(
     return total if fade is None else total * fade
 
 
-def move_latents(
+def apply_edit(
     latents: Latents,
     plan: EditPlan,
     *,
@@ -199,16 +198,3 @@ def move_latents(
             )
         moves.append((strength, vector))
     return MovedLatents(latents=latents, moves=tuple(moves))
-
-
-def apply_edit(
-    latents: Latents,
-    plan: EditPlan,
-    *,
-    face: int,
-    seconds: NDArray[np.float64],
-    fade: NDArray[np.float64] | None = None,
-) -> Latents:
-    """Return all codes of `move_latents` at once."""
-    moved = move_latents(latents, plan, face=face, seconds=seconds, fade=fade)
-    return replace(latents, w_plus=moved.at(np.arange(len(latents.indices))))

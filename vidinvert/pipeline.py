@@ -19,7 +19,7 @@ from stabilizers import Interval, intervals_from_indices
 from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
 from vidinvert.checkpoints import find_pack, load_directions
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
-from vidinvert.editing import fade_at_gaps, move_latents, parse_edits, total_strength
+from vidinvert.editing import apply_edit, fade_at_gaps, parse_edits, total_strength
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
 from vidinvert.inversion import invert, stabilise_alignment, stabilise_inversion
@@ -494,7 +494,7 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
             EditedFace(
                 alignment=alignment,
                 inversion=inversion,
-                edited=move_latents(
+                edited=apply_edit(
                     inversion.latents, plans.edit, face=track.track_id, seconds=seconds, fade=fade
                 ),
                 strength=total_strength(
