@@ -85,6 +85,7 @@ def small_analysis(path: Path, *, frames=8, faces=((0, 1, 2, 3, 6, 7),), shots=(
         tracks=tuple(tracks),
         alignments=tuple(alignments),
         inversions=tuple(inversions),
+        unedited=(None,) * len(inversions),
     )
 
 

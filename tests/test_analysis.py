@@ -13,7 +13,7 @@ from vidinvert.analysis import check_analysis_target, read_analysis, sha256_of, 
 from vidinvert.checkpoints import find_pack
 from vidinvert.errors import AnalysisError, EncodeError, PlanError
 from vidinvert.media import probe
-from vidinvert.types import Plans, TrackingPlan
+from vidinvert.types import KeptPictures, Plans, TrackingPlan
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,8 @@ def kept(tmp_path, pack):
         tmp_path / "clip.mp4", faces=((0, 1, 2), (1, 2, 5)), shots=((0, 4), (4, 8))
     )
     tracks = (analysis.tracks[0], replace(analysis.tracks[1], identity=np.ones(512, np.float32)))
-    analysis = replace(analysis, tracks=tracks, frames=range(7))
+    pictures = KeptPictures(encoded=(b"one", b"", b"three"), codes_sha256="ab" * 32)
+    analysis = replace(analysis, tracks=tracks, frames=range(7), unedited=(None, pictures))
     write_analysis(tmp_path / "kept.npz", analysis, pack=pack, plans=Plans())
     return tmp_path / "kept.npz", analysis
 
@@ -65,6 +66,8 @@ def test_what_was_measured_comes_back_exactly(kept, pack):
         np.testing.assert_array_equal(before.mask.guide, after.mask.guide)
         np.testing.assert_array_equal(before.mask.ood, after.mask.ood)
         assert after.method == "samm"
+    assert again.unedited[0] is None
+    assert again.unedited[1] == analysis.unedited[1]
 
 
 def test_another_clip_pack_or_method_is_refused_with_the_reason(kept, pack, tmp_path):
@@ -130,6 +133,16 @@ def test_a_header_that_makes_no_sense_is_refused(kept, pack, changes):
     rewrite(path, **changes)
     with pytest.raises(AnalysisError, match=r"cannot be read as an analysis .* --save-analysis"):
         read(path, analysis.info, pack)
+
+
+def test_pictures_that_are_not_one_a_frame_are_refused(kept, pack):
+    path, analysis = kept
+    with np.load(path, allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    for sizes in ([3, 0], [3, 0, 9]):
+        np.savez(path, **{**arrays, "face1_unedited_sizes": np.array(sizes)})
+        with pytest.raises(AnalysisError, match=r"pictures of 8 bytes for 3 frames"):
+            read(path, analysis.info, pack)
 
 
 def test_what_is_no_analysis_is_refused(kept, pack, tmp_path):

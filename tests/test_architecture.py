@@ -17,6 +17,7 @@ COLUMNS = (
     ("batch",),  # carries out the pipeline, many times
     ("pipeline", "preview", "evaluation"),
     ("inversion", "editing", "rendering", "analysis", "corrections", "quality"),
+    ("changes",),
     ("methods", "training"),
     ("media", "faces", "networks", "fidelity"),
     ("plots", "images", "geometry", "checkpoints"),

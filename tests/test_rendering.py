@@ -4,24 +4,18 @@ import numpy as np
 import pytest
 import torch
 
-from stabilizers import Interval, StabilizerPlan
+from stabilizers import StabilizerPlan
+from vidinvert.changes import EditedFace
 from vidinvert.corrections import shape_mask
 from vidinvert.errors import PlanError
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import crop_from_quad, quad_from_crop
 from vidinvert.inversion import invert, mask_size, stabilise_alignment
 from vidinvert.rendering import (
-    SMALL_CHANGE,
-    ChangeStream,
-    EditedFace,
-    drop_small,
     feather_mask,
-    head_window,
-    measure_change,
     paste,
     paste_warped,
     render,
-    show_change,
 )
 from vidinvert.types import Alignment, Embedding, FrameBatch, RenderPlan, Synthesis
 
@@ -215,66 +209,6 @@ def test_a_still_alignment_stays_where_it_is_when_stabilised():
     np.testing.assert_allclose(steady.crop_from_frame, placed.crop_from_frame, atol=1e-9)
 
 
-def blobs(shift=0.0, size=64):
-    """A smooth picture of a few blobs, moved sideways."""
-    y, x = np.mgrid[:size, :size].astype(np.float64)
-    picture = np.zeros((size, size))
-    for cx, cy, width in ((20, 20, 5), (40, 26, 6), (30, 44, 7), (48, 50, 4)):
-        picture += np.exp(-((x - cx - shift) ** 2 + (y - cy) ** 2) / (2 * width**2))
-    return np.repeat((picture * 180).clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def test_a_change_that_is_motion_is_found_as_motion():
-    flow, rest = split(blobs(), blobs(shift=2.0), np.ones((64, 64, 1), np.float32), blobs())
-    bright = blobs(shift=2.0)[..., 0] > 100
-    np.testing.assert_allclose(np.median(flow[bright], axis=0), [-2.0, 0.0], atol=0.3)
-    assert np.abs(rest).mean() < 0.5 * np.abs(blobs(2.0).astype(float) - blobs()).mean()
-
-
-def test_what_shall_not_be_visible_neither_moves_nor_changes():
-    flow, rest = split(blobs(), blobs(shift=2.0), np.zeros((64, 64, 1), np.float32), blobs())
-    assert np.abs(flow).max() == 0.0
-    assert np.abs(rest).max() == 0.0
-
-
-def test_what_is_left_after_moving_fades_where_the_inversion_is_far_from_the_source():
-    share = np.ones((64, 64, 1), np.float32)
-    brighter = np.clip(blobs().astype(int) + 40, 0, 255).astype(np.uint8)
-    _, near = split(blobs(), brighter, share, blobs())
-    _, far = split(blobs(), brighter, share, 255 - blobs())
-    assert np.abs(far).mean() < 0.05 * np.abs(near).mean()
-
-
-def test_moving_and_adding_in_the_frame_gives_the_edited_picture():
-    frame = np.zeros((90, 100, 3), np.uint8)
-    frame[10:74, 20:84] = blobs()
-    quad = np.array([[20.0, 10.0], [20.0, 74.0], [84.0, 74.0], [84.0, 10.0]]) - 0.5
-    flow, rest = split(blobs(), blobs(shift=1.5), np.ones((64, 64, 1), np.float32), blobs())
-    paste_warped(frame, flow, rest, crop_from_quad(quad, 64))
-    difference = np.abs(frame[10:74, 20:84].astype(int) - blobs(shift=1.5))
-    assert difference[head_window(64) == 1.0].max() <= 8  # a faint change beside a blob is dropped
-    assert not frame[:8].any()
-
-
-def test_what_hardly_changes_is_dropped_and_what_changes_much_is_kept():
-    faint, strong = (np.full((64, 64, 3), value, np.float32) for value in (1.0, -40.0))
-    assert np.abs(drop_small(faint)).max() < 0.1
-    np.testing.assert_allclose(drop_small(strong), strong, rtol=0.02)
-    half = drop_small(np.full((64, 64, 3), SMALL_CHANGE, np.float32))
-    np.testing.assert_allclose(half, SMALL_CHANGE / 2, rtol=1e-3)
-
-
-def test_changes_are_shown_on_the_head_and_not_in_the_corners():
-    window = head_window(256)
-    assert window[64:200, 80:176].min() == 1.0
-    assert window[0, 0] == window[0, -1] == window[-1, 0] == 0.0
-    change = np.full((256, 256, 5), 30.0, np.float32)
-    flow, rest = show_change(change, np.ones((256, 256, 1), np.float32))
-    assert not flow[0, 0].any()
-    assert not rest[0, 0].any()
-    assert rest[128, 128].min() > 29.0
-
-
 def test_still_pixels_keep_their_value_exactly():
     frame = frames(1).frames[0].copy()
     before = frame.copy()
@@ -284,87 +218,6 @@ def test_still_pixels_keep_their_value_exactly():
     np.testing.assert_array_equal(frame, before)
     paste_warped(frame, still, nothing, alignment([0], corner=(500.0, 500.0)).crop_from_frame[0])
     np.testing.assert_array_equal(frame, before)
-
-
-def split(before, after, share, source):
-    return show_change(measure_change(before, after, source), share)
-
-
-def test_a_small_grey_picture_tells_as_well_what_cannot_be_trusted():
-    brighter = np.clip(blobs().astype(int) + 40, 0, 255).astype(np.uint8)
-    grey = np.ascontiguousarray(blobs()[::2, ::2, 0])
-    trusted = np.abs(measure_change(blobs(), brighter, None)).mean()
-    near = np.abs(measure_change(blobs(), brighter, grey)).mean()
-    far = np.abs(measure_change(blobs(), brighter, 255 - grey)).mean()
-    assert near > 0.5 * trusted
-    assert far < 0.1 * trusted
-
-
-class Flickerer(Brightener):
-    """Shows a code's first number as brightness; it is asked how often it draws."""
-
-    drawn = 0
-
-    def generate(self, w_plus):
-        self.drawn += len(w_plus)
-        return super().generate(w_plus)
-
-
-def flickering_face(count, *, sigma, intervals, strength=None):
-    """A face whose edit brightens by 0.4 and 0.8 in turns, a steady 0.6 on average."""
-    face = edited_face(frames(count), alignment(range(count)), 0.0)
-    codes = torch.zeros(count, 1, 2)
-    codes[:, 0, 0] = torch.where(torch.arange(count) % 2 == 0, 0.4, 0.8)
-    amount = np.ones(count) if strength is None else np.asarray(strength, float)
-    codes = codes * torch.tensor(amount).float()[:, None, None]
-    return replace(
-        face,
-        inversion=replace(face.inversion, mask=replace(face.inversion.mask, guide=None)),
-        edited=replace(face.edited, w_plus=codes),
-        strength=amount,
-        seconds=np.arange(count) / 25,
-        intervals=tuple(intervals),
-        change_sigma_seconds=sigma,
-    )
-
-
-def brightening(face, position, batch_size=4):
-    stream = ChangeStream(face, Flickerer(), batch_size=batch_size, device="cpu")
-    return stream.at(position)[..., 2:].mean() / 127.5
-
-
-def test_a_change_that_flickers_is_averaged_over_time():
-    whole = [Interval(0, 40)]
-    plain = flickering_face(40, sigma=0.0, intervals=whole)
-    assert brightening(plain, 20) == pytest.approx(0.4, abs=0.01)
-    assert brightening(plain, 21) == pytest.approx(0.8, abs=0.01)
-    steady = flickering_face(40, sigma=0.2, intervals=whole)
-    assert brightening(steady, 20) == pytest.approx(0.6, abs=0.01)
-    assert brightening(steady, 21) == pytest.approx(0.6, abs=0.01)
-
-
-def test_a_strength_over_time_stays_as_it_was_written():
-    ramp = np.linspace(0.0, 1.0, 40)
-    face = flickering_face(40, sigma=0.2, intervals=[Interval(0, 40)], strength=ramp)
-    for position in (5, 20, 35):
-        expected = 0.6 * ramp[position]
-        assert brightening(face, position) == pytest.approx(expected, rel=0.06, abs=0.01)
-
-
-def test_no_change_crosses_an_interval():
-    face = flickering_face(20, sigma=0.3, intervals=[Interval(0, 1), Interval(1, 20)])
-    assert brightening(face, 0) == pytest.approx(0.4, abs=0.01)
-
-
-def test_changes_are_the_same_wherever_rendering_begins_and_are_generated_once():
-    face = flickering_face(40, sigma=0.1, intervals=[Interval(0, 40)])
-    method = Flickerer()
-    stream = ChangeStream(face, method, batch_size=4, device="cpu")
-    all_ = [stream.at(position) for position in range(40)]
-    assert method.drawn == 80  # before and after, each frame once
-    late = ChangeStream(face, Flickerer(), batch_size=4, device="cpu")
-    np.testing.assert_array_equal(late.at(27), all_[27])
-    np.testing.assert_array_equal(late.at(28), all_[28])
 
 
 def test_masks_are_stretched_between_the_two_limits():

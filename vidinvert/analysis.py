@@ -3,7 +3,9 @@
 The file is a NumPy archive without pickles: a header in JSON with a schema number, the sha256 of
 the clip and of the face pack and the settings that shaped the measurements, and per face the arrays
 of its track, crops, codes and masks. Codes and masks are kept as they were measured; they are
-steadied and shaped anew each time, so those settings may differ from run to run.
+steadied and shaped anew each time, so those settings may differ from run to run. The generator's
+pictures of the steadied codes are kept too, as every edit starts from them; they are drawn anew
+where the codes are steadied otherwise.
 """
 
 import hashlib
@@ -28,6 +30,7 @@ from vidinvert.types import (
     FaceTrack,
     Inversion,
     InvertibilityMask,
+    KeptPictures,
     Latents,
     Plans,
     VideoInfo,
@@ -44,6 +47,7 @@ class Analysis:
     """What was measured in a clip before anything is edited: steadied crops, codes and masks.
 
     Codes and masks are as measured; `frames` is the part of the clip that was looked at.
+    `unedited`: per track the generator's pictures of its steadied codes, None = not drawn.
     """
 
     info: VideoInfo
@@ -52,6 +56,7 @@ class Analysis:
     tracks: tuple[FaceTrack, ...]
     alignments: tuple[Alignment, ...]
     inversions: tuple[Inversion, ...]
+    unedited: tuple[KeptPictures | None, ...]
 
 
 def check_analysis_target(path: Path, *, info: VideoInfo, overwrite: bool = False) -> None:
@@ -92,9 +97,11 @@ def write_analysis(
         "header": np.array(json.dumps(header)),
         "shots": np.array([[s.start, s.stop] for s in analysis.shots], np.int64).reshape(-1, 2),
     }
-    faces = zip(analysis.tracks, analysis.alignments, analysis.inversions, strict=True)
-    for number, (track, alignment, inversion) in enumerate(faces):
-        for name, array in _face_arrays(track, alignment, inversion).items():
+    faces = zip(
+        analysis.tracks, analysis.alignments, analysis.inversions, analysis.unedited, strict=True
+    )
+    for number, (track, alignment, inversion, unedited) in enumerate(faces):
+        for name, array in _face_arrays(track, alignment, inversion, unedited).items():
             arrays[f"face{number}_{name}"] = array
     pending = PendingFile(path, source=analysis.info.path, overwrite=overwrite, suffixes=(SUFFIX,))
     pending.create()
@@ -106,7 +113,9 @@ def write_analysis(
         pending.discard()
 
 
-def _face_arrays(track: FaceTrack, alignment: Alignment, inversion: Inversion) -> Arrays:
+def _face_arrays(
+    track: FaceTrack, alignment: Alignment, inversion: Inversion, unedited: KeptPictures | None
+) -> Arrays:
     arrays: dict[str, NDArray[Any]] = {
         "indices": track.indices,  # (T,)
         "landmarks_xy": track.landmarks_xy,  # (T, 5, 2)
@@ -120,6 +129,10 @@ def _face_arrays(track: FaceTrack, alignment: Alignment, inversion: Inversion) -
         arrays["guide"] = inversion.mask.guide.numpy()  # (T, 1, h, w)
     if track.identity is not None:
         arrays["identity"] = track.identity  # (512,)
+    if unedited is not None:
+        arrays["unedited"] = np.frombuffer(b"".join(unedited.encoded), np.uint8)  # PNG files
+        arrays["unedited_sizes"] = np.array([len(one) for one in unedited.encoded], np.int64)
+        arrays["unedited_codes"] = np.array(unedited.codes_sha256)
     return arrays
 
 
@@ -158,6 +171,7 @@ def read_analysis(
             tracks=tuple(face[0] for face in faces),
             alignments=tuple(face[1] for face in faces),
             inversions=tuple(face[2] for face in faces),
+            unedited=tuple(face[3] for face in faces),
         )
     except (KeyError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
@@ -241,7 +255,7 @@ def _settings(plans: Plans) -> dict[str, Any]:
 
 def _read_face(
     arrays: Arrays, number: int, track_id: int, header: Mapping[str, Any]
-) -> tuple[FaceTrack, Alignment, Inversion]:
+) -> tuple[FaceTrack, Alignment, Inversion, KeptPictures | None]:
     def array(name: str) -> NDArray[Any]:
         return arrays[f"face{number}_{name}"]
 
@@ -272,7 +286,20 @@ def _read_face(
         pack_sha256=header["pack"]["sha256"],
         method=header["method"],
     )
-    return track, alignment, inversion
+    return track, alignment, inversion, _read_unedited(arrays, number, len(indices))
+
+
+def _read_unedited(arrays: Arrays, number: int, frames: int) -> KeptPictures | None:
+    files = arrays.get(f"face{number}_unedited")
+    if files is None:
+        return None
+    ends = np.cumsum(arrays[f"face{number}_unedited_sizes"])
+    if len(ends) != frames or (frames and ends[-1] != len(files)):
+        raise ValueError(f"it holds {len(ends)} pictures of {len(files)} bytes for {frames} frames")
+    return KeptPictures(
+        encoded=tuple(part.tobytes() for part in np.split(files, ends[:-1])),
+        codes_sha256=str(arrays[f"face{number}_unedited_codes"]),
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -125,6 +125,18 @@ def encode_png(picture: NDArray[np.uint8]) -> bytes:
     return cv2.imencode(".png", pixels)[1].tobytes()
 
 
+def decode_png(data: bytes) -> NDArray[np.uint8]:
+    """Read uint8 (H, W, 3) RGB back from `encode_png`.
+
+    Raises:
+        ValueError: the bytes are not a picture in three colours.
+    """
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if pixels is None or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(f"{len(data)} bytes are not a PNG picture of 8 bits in three colours")
+    return np.ascontiguousarray(pixels[..., ::-1], np.uint8)
+
+
 def write_jpeg(path: Path, picture: NDArray[np.uint8], *, height: int) -> None:
     """Write uint8 (H, W, 3) RGB as a small JPEG, `height` pixels high at most.
 

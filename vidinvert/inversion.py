@@ -123,6 +123,20 @@ def stabilise_alignment(
     return replace(alignment, crop_from_frame=steady, quads_xy=quads)
 
 
+def stabilise_latents(
+    latents: Latents,
+    seconds: NDArray[np.float64],
+    plan: StabilizerPlan,
+    *,
+    shots: Sequence[Interval],
+) -> Latents:
+    """Steady codes over time; nothing crosses a cut or a gap of the track."""
+    intervals = intervals_from_indices(latents.indices, cuts=shots)
+    times = seconds[latents.indices]
+    codes = smooth_latents(latents.w_plus, times, plan.latents, intervals=intervals)
+    return replace(latents, w_plus=codes)
+
+
 def stabilise_inversion(
     inversion: Inversion,
     seconds: NDArray[np.float64],
@@ -134,7 +148,6 @@ def stabilise_inversion(
     indices = inversion.latents.indices
     intervals = intervals_from_indices(indices, cuts=shots)
     times = seconds[indices]
-    codes = smooth_latents(inversion.latents.w_plus, times, plan.latents, intervals=intervals)
     masks = smooth_masks(
         inversion.mask.ood,
         times,
@@ -145,6 +158,6 @@ def stabilise_inversion(
     )
     return replace(
         inversion,
-        latents=replace(inversion.latents, w_plus=codes),
+        latents=stabilise_latents(inversion.latents, seconds, plan, shots=shots),
         mask=replace(inversion.mask, ood=masks),
     )

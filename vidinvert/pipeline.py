@@ -17,12 +17,18 @@ import torch
 
 from stabilizers import Interval, intervals_from_indices
 from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
+from vidinvert.changes import EditedFace, draw_unedited
 from vidinvert.checkpoints import find_pack, load_directions
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
 from vidinvert.editing import apply_edit, fade_at_gaps, parse_edits, total_strength
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
-from vidinvert.inversion import invert, stabilise_alignment, stabilise_inversion
+from vidinvert.inversion import (
+    invert,
+    stabilise_alignment,
+    stabilise_inversion,
+    stabilise_latents,
+)
 from vidinvert.media import (
     SEGMENT_FRAMES,
     SegmentedWriter,
@@ -36,7 +42,6 @@ from vidinvert.media import (
 from vidinvert.methods import Method, load_method
 from vidinvert.quality import Rendered, describe_steadiness, split
 from vidinvert.rendering import (
-    EditedFace,
     check_mask_directory,
     make_mask_directory,
     render,
@@ -47,6 +52,7 @@ from vidinvert.types import (
     FacePack,
     FaceTrack,
     Inversion,
+    KeptPictures,
     LatentDirection,
     Plans,
     VideoInfo,
@@ -54,6 +60,7 @@ from vidinvert.types import (
 from vidinvert.version import VERSION
 
 Progress = Callable[[str, int, int], None]  # stage, frames done, frames in all
+LARGEST_KEPT = 512  # side of crops whose generated pictures are kept with an analysis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -201,6 +208,7 @@ def edit_video(
         copy_clip(info, Path(target), overwrite=overwrite)
         return _report(measured, target, pack, plans, clock, started, kept=analysis, steadiness=())
     if save_analysis is not None:
+        measured = draw_analysis(measured, pack, plans)
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
     faces = edit_faces(measured, plans)
     steadiness = _describe_steadiness(measured, faces)
@@ -263,8 +271,29 @@ def measure_video(
     if not measured.tracks:
         raise NoFaceError(_no_face_message(info, plans))
     if save_analysis is not None:
+        measured = draw_analysis(measured, pack, plans)
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
     return measured
+
+
+def draw_analysis(analysis: Analysis, pack: Models, plans: Plans) -> Analysis:
+    """Add the generator's pictures of the steadied codes, which edits would draw again and again.
+
+    Large ones are left out: their file would grow by megabytes a frame, and beside SAMM's own work
+    at that size drawing them again is little.
+    """
+    if pack.method.crop_size > LARGEST_KEPT:
+        return analysis
+    seconds, shots = analysis.info.seconds, analysis.shots
+    pictures: list[KeptPictures] = []
+    for inversion, kept in zip(analysis.inversions, analysis.unedited, strict=True):
+        steady = stabilise_latents(inversion.latents, seconds, plans.stabilizer, shots=shots)
+        if kept is None or not kept.fits(steady):
+            kept = draw_unedited(
+                steady, pack.method, batch_size=plans.render.batch_size, device=pack.device
+            )
+        pictures.append(kept)
+    return replace(analysis, unedited=tuple(pictures))
 
 
 def _read_kept(path: Path | None, info: VideoInfo, pack: Models, plans: Plans) -> Analysis | None:
@@ -347,6 +376,7 @@ def _choose_faces(kept: Analysis, frames: range, chosen: Sequence[int]) -> Analy
         tracks=tuple(kept.tracks[k] for k in places),
         alignments=tuple(kept.alignments[k] for k in places),
         inversions=tuple(kept.inversions[k] for k in places),
+        unedited=tuple(kept.unedited[k] for k in places),
     )
 
 
@@ -441,6 +471,7 @@ def analyse(
         tracks=tracks,
         alignments=tuple(alignments),
         inversions=tuple(inversions),
+        unedited=(None,) * len(inversions),
     )
 
 
@@ -478,8 +509,12 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
     """Steady every track, correct its masks, and move its codes as the plan says."""
     faces = []
     steady = plans.stabilizer.change
-    for track, alignment, inversion in zip(
-        analysis.tracks, analysis.alignments, correct_masks(analysis, plans), strict=True
+    for track, alignment, inversion, unedited in zip(
+        analysis.tracks,
+        analysis.alignments,
+        correct_masks(analysis, plans),
+        analysis.unedited,
+        strict=True,
     ):
         indices = inversion.latents.indices
         seconds = analysis.info.seconds[indices]
@@ -504,6 +539,7 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
                 seconds=seconds,
                 intervals=intervals_from_indices(indices, cuts=analysis.shots),
                 change_sigma_seconds=0.0 if steady is None else steady.sigma_seconds,
+                unedited=unedited if unedited and unedited.fits(inversion.latents) else None,
             )
         )
     return faces

@@ -5,6 +5,7 @@ and lengths, never pixels. Letters: T frames of a track or clip, N frames of a b
 vectors, D width of a style vector, H and W a picture's height and width, R a crop's side.
 """
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -271,6 +272,11 @@ class Latents:
         """Return the codes at some of the track's positions, (K, L, D)."""
         return self.w_plus[positions]
 
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the codes' bytes, as hexadecimal digits."""
+        return hashlib.sha256(self.w_plus.numpy().tobytes()).hexdigest()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MovedLatents:
@@ -288,6 +294,21 @@ class MovedLatents:
         for strength, vector in self.moves:
             w_plus = w_plus + strength[positions][:, None, None] * vector
         return w_plus
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptPictures:
+    """The generator's pictures of a track's codes, each a PNG file in memory: lossless.
+
+    `encoded`: T files of (R, R, 3); `codes_sha256`: of the codes (T, L, D) that they show.
+    """
+
+    encoded: tuple[bytes, ...]
+    codes_sha256: str
+
+    def fits(self, latents: Latents) -> bool:
+        """Whether these are pictures of exactly these codes."""
+        return self.codes_sha256 == latents.sha256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

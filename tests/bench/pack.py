@@ -23,12 +23,13 @@ from torch.nn import functional as F
 import vidinvert
 from tests.shared_data import SHARED
 from vidinvert import images
+from vidinvert.changes import EditedFace
 from vidinvert.cli.device import keep_memory
 from vidinvert.faces.landmarks import LandmarkNetwork, expression_measures
 from vidinvert.inversion import mask_size
 from vidinvert.media import decode, probe
 from vidinvert.networks.squeezenet import SqueezeFeatures
-from vidinvert.rendering import EditedFace, render
+from vidinvert.rendering import render
 from vidinvert.training.autoencoder import load_perceptual
 from vidinvert.training.data import FaceSet, generator_at, load_faces
 from vidinvert.training.directions import read_ratings

@@ -12,6 +12,7 @@ import numpy as np
 
 from vidinvert import images
 from vidinvert.analysis import Analysis
+from vidinvert.changes import EditedFace
 from vidinvert.errors import PlanError
 from vidinvert.media import (
     GREY_SUFFIX,
@@ -28,7 +29,6 @@ from vidinvert.preview.page import MEGABYTE, PAGE_SUFFIXES, PageWriter
 from vidinvert.preview.pictures import paint_heat
 from vidinvert.preview.sheet import SHEET_SUFFIXES, SheetWriter
 from vidinvert.rendering import (
-    EditedFace,
     check_mask_directory,
     mask_in_frame,
     stage_masks,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vidinvert import images
 from vidinvert.analysis import Analysis
+from vidinvert.changes import EditedFace
 from vidinvert.errors import PlanError
 from vidinvert.geometry import compose, corner_transform, invert_similarity, paste_window
 from vidinvert.media import PendingFile
@@ -33,7 +34,7 @@ from vidinvert.preview.pictures import (
     heat_table,
     picture_face,
 )
-from vidinvert.rendering import EditedFace, render
+from vidinvert.rendering import render
 from vidinvert.types import FrameBatch, Plans, UInt8Array
 from vidinvert.version import VERSION
 

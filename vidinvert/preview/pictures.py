@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidinvert import images
+from vidinvert.changes import EditedFace, read_pictures
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import dilate
 from vidinvert.methods import Method
-from vidinvert.rendering import EditedFace, paste
+from vidinvert.rendering import paste
 from vidinvert.types import FrameBatch, RenderPlan, UInt8Array
 
 HEAT_OPACITY = 0.65  # of the heat map over the frame, where the mask is 1
@@ -122,15 +123,17 @@ def picture_face(
     embedding = method.embed(crops.to(device))
     synthesis = method.synthesise(embedding, before)
     aligned = plan.composite == "generated"
-    pictures = [synthesis.image if aligned else method.generate(before)]
+    if face.unedited is not None and not aligned:
+        inverted = read_pictures(face.unedited, positions)
+    else:
+        inverted = images.to_uint8(synthesis.image if aligned else method.generate(before))
+    later = None
     if edited:
         later = method.synthesise(embedding, after).image if aligned else method.generate(after)
-        pictures.append(later)
-    shown = [images.to_uint8(picture) for picture in pictures]
     return FacePictures(
         positions=positions,
-        inverted=shown[0],
-        edited=shown[1] if edited else None,
+        inverted=inverted,
+        edited=None if later is None else images.to_uint8(later),
         flow=_flow_steps(synthesis.flows[-1], size) if synthesis.flows else None,
     )
 

@@ -8,9 +8,9 @@ from typing import Self
 import numpy as np
 
 from vidinvert import images
+from vidinvert.changes import EditedFace
 from vidinvert.media import PendingFile
 from vidinvert.preview.pictures import paint_heat
-from vidinvert.rendering import EditedFace
 from vidinvert.types import FrameBatch, UInt8Array, VideoInfo
 
 SHEET_SUFFIXES = (".png",)
