@@ -12,7 +12,7 @@ import torch
 from insightface.app import FaceAnalysis
 
 from tests.training.faces import BOX, POINTS, drawn_crop, drawn_source
-from vidinvert.errors import PlanError
+from vidinvert.errors import CheckpointError, PlanError
 from vidinvert.networks.detector import STRIDES, FaceDetectorNet, cell_points, row_scales
 from vidinvert.training import detector as recipe_module
 from vidinvert.training.detector import (
@@ -24,7 +24,7 @@ from vidinvert.training.detector import (
     to_input,
     train_detector,
 )
-from vidinvert.training.detector_export import _Graph, write_detector
+from vidinvert.training.detector_export import _Graph, read_detector, write_detector
 from vidinvert.training.detector_losses import assign, detector_loss, overlap_and_distance
 from vidinvert.training.face_labels import FaceLabels
 from vidinvert.training.loop import Schedule
@@ -160,11 +160,11 @@ def test_plans_that_make_no_sense_are_refused():
         DetectorPlan(sizes=(100,), size_chances=(1.0,))
 
 
-def make_net() -> FaceDetectorNet:
-    """Return a small network whose batch norms are no identities."""
+def make_net(**widths) -> FaceDetectorNet:
+    """Return a network, a small one unless told, whose batch norms are no identities."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(11)
-        net = FaceDetectorNet(widths=(4, 4, 6, 8, 8), neck_width=8)
+        net = FaceDetectorNet(**(widths or {"widths": (4, 4, 6, 8, 8), "neck_width": 8}))
         net.train()
         net(torch.randn(4, 3, 64, 64))
     return net.eval()
@@ -182,6 +182,47 @@ def test_the_onnx_file_computes_what_the_network_computes(tmp_path):
     assert [output.name for output in session.get_outputs()] == names
     for got, want in zip(session.run(None, {"images": images.numpy()}), expected, strict=True):
         np.testing.assert_allclose(got, want.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_written_detector_goes_on_as_it_was(tmp_path):
+    """Also in training, where norms divide by what they see: it is what they were set up on."""
+    net = make_net(neck_width=40)
+    write_detector(net, tmp_path)
+    images = torch.randn(4, 3, 64, 96, generator=torch.Generator().manual_seed(3))
+    again = read_detector(tmp_path / "detector.onnx", images)
+    assert again.training
+    with torch.no_grad():
+        for found, expected in zip(again(images), net(images), strict=True):
+            torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)
+
+
+def test_a_detector_from_before_its_points_had_layers_is_read(tmp_path):
+    """The shipped format once had no `refine`, and wrote shared layers once a stride."""
+    net = make_net(neck_width=40)
+    net.refine = torch.nn.Sequential()
+    write_detector(net, tmp_path)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+    again = read_detector(tmp_path / "detector.onnx", images)
+    assert len(again.refine) == 2
+    with torch.no_grad():
+        torch.testing.assert_close(again(images)[-1], net(images)[-1], atol=2e-3, rtol=1e-3)
+
+
+def test_another_network_is_not_read_as_a_detector(tmp_path):
+    net = make_net(neck_width=40)
+    net.stem = torch.nn.Sequential()
+    write_detector(net, tmp_path)
+    with pytest.raises(CheckpointError, match="convolutions that are not those of the detector"):
+        read_detector(tmp_path / "detector.onnx", torch.zeros(1, 3, 64, 64))
+
+
+def test_a_recipe_that_goes_on_starts_with_the_given_weights(tmp_path):
+    write_detector(make_net(neck_width=40), tmp_path)
+    recipe = DetectorRecipe(drawn_source(), TINY, start=tmp_path / "detector.onnx")
+    fresh = DetectorRecipe(drawn_source(), TINY)
+    known = make_net(neck_width=40).score.weight
+    assert recipe.net.score.weight.allclose(known)
+    assert not fresh.net.score.weight.allclose(known)
 
 
 def test_the_manifest_holds_the_files_sha256(tmp_path):

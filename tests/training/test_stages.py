@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
 from tests.training.tiny import face_set, squeeze_weights
-from vidinvert.checkpoints import find_pack, load_directions, verify_pack
+from vidinvert.checkpoints import find_pack, load_directions, verify_pack, write_pack
 from vidinvert.cli import main
 from vidinvert.errors import MissingError
 from vidinvert.methods import load_method
@@ -176,6 +176,33 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
     )  # one step from the same networks
     earlier = json.loads((tmp_path / "again" / "autoencoder" / "earlier.json").read_text())
     assert (earlier["sha256"], earlier["images_seen"]) == (pack.sha256, 2)
+    again = [*common, "-o", tmp_path / "third", "--from", work / "pack"]
+    for stage in ("directions", "assemble"):
+        assert main(["train", stage, *(str(word) for word in again)]) == 0
+    update = find_pack(str(tmp_path / "third" / "pack"))
+    verify_pack(update)
+    for part in ("autoencoder", "generator", "samm", "detector"):
+        assert update.files[part].sha256 == pack.files[part].sha256
+    assert set(load_directions(update)) == set(load_directions(pack))
+    assert update.provenance["samm_images_seen"] == 2
+    assert update.figures == pack.figures
+
+
+def test_a_stage_that_goes_on_counts_all_that_was_trained_before(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"x")
+    pack = write_pack(
+        tmp_path,
+        name="p",
+        version="1",
+        license="MIT",
+        summary="s",
+        generator={"kind": "eigen", "crop_size": 8, "style_count": 1, "style_width": 2},
+        files={"detector": "a.bin"},
+        provenance={"detector_images_seen": 5, "detector_earlier_images_seen": 7},
+    )
+    stages.write_earlier(pack, "detector", tmp_path / "detector")
+    earlier = json.loads((tmp_path / "detector" / "earlier.json").read_text())
+    assert earlier == {"pack": "p 1", "sha256": pack.sha256, "images_seen": 12}
 
 
 def test_a_stages_figures_are_rounded_in_the_file_alone(tmp_path):

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ ORDERS = {  # what a word on the command line runs
     "pack": (*STAGES, "assemble"),
     "assemble": ("assemble",),
 }
+TOGETHER = ("autoencoder", "generator", "samm", "detector")  # what several processes share
 # What a stage leaves behind when it is done: `pack` does not do it again.
 RESULTS = {
     "autoencoder": "autoencoder/figures.json",
@@ -46,7 +49,8 @@ def add_parser(commands: Any) -> None:
         help="train a face pack of your own, stage by stage",
         description="Train a face pack. The stages, in their order: " + ", ".join(STAGES) + ". "
         "Each continues from its checkpoint if it was interrupted. `pack` runs those that are not "
-        "done and puts the pack together, `assemble` does only that.",
+        "done and puts the pack together, `assemble` does only that. Started by torchrun, "
+        "`autoencoder`, `generator`, `samm` and `detector` use a process a device.",
     )
     parser.add_argument("stage", choices=tuple(ORDERS), help="one stage, or `pack` for all")
     parser.add_argument(
@@ -62,7 +66,8 @@ def add_parser(commands: Any) -> None:
         "--from",
         dest="start",
         metavar="PACK",
-        help="go on from the autoencoder of this pack instead of imitating the teacher",
+        help="go on from the autoencoder and the detector of this pack; `directions` and "
+        "`assemble` take from it what the work folder lacks",
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
     parser.add_argument("--minutes", type=number(0.05), help="wall time of the stage")
@@ -94,14 +99,48 @@ def run(options: argparse.Namespace) -> int:
         torch.set_num_threads(options.threads)
     helpers = Helpers.in_directory(options.helpers)
     faces = load_faces(options.data)
-    for stage in ORDERS[options.stage]:
-        if options.stage == "pack" and (options.output / RESULTS.get(stage, "")).is_file():
-            print(json.dumps({"stage": stage, "done": True}))
-            continue
+    with _together(options):
+        for stage in ORDERS[options.stage]:
+            _run_and_print(stage, options, faces, helpers)
+    return 0
+
+
+@contextmanager
+def _together(options: argparse.Namespace) -> Iterator[None]:
+    """Join the other processes, if torchrun started this one; each takes a device of its own."""
+    from torch import distributed
+
+    from vidinvert.cli.device import choose_device
+
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        yield
+        return
+    if choose_device(options.device) != "cpu":
+        options.device = choose_device(f"cuda:{os.environ['LOCAL_RANK']}")
+    distributed.init_process_group("gloo" if options.device in ("auto", "cpu") else "nccl")
+    options.quiet = options.quiet or distributed.get_rank() > 0
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def _run_and_print(stage: str, options: argparse.Namespace, faces: Any, helpers: Any) -> None:
+    """Run a stage unless it is done; of several processes the first prints."""
+    from vidinvert.training import ranks
+
+    done = options.stage == "pack" and (options.output / RESULTS.get(stage, "")).is_file()
+    ranks.wait()  # all have looked before one of them makes that file
+    if done:
+        figures: Mapping[str, Any] = {"done": True}
+    elif stage in TOGETHER or ranks.number() == 0:
         figures = _run_stage(stage, options, faces, helpers)
+    else:
+        figures = {}
+    ranks.wait()
+    if ranks.number() == 0:
         print(json.dumps({"stage": stage, **figures}))
         sys.stdout.flush()
-    return 0
 
 
 def _run_stage(
@@ -122,10 +161,13 @@ def _run_stage(
             basis = stages.fit_codes(work, faces, device=device, progress=bar.count)
             return {"components": list(basis.components)}
         if stage == "directions":
+            if options.start is not None:
+                stages.unpack(find_pack(options.start), work)
             fitted = stages.fit_edit_directions(work, faces, options.data, helpers)
             return {name: round(item.correlation, 3) for name, item in fitted.items()}
+        start = None if options.start is None else find_pack(options.start)
         if stage == "assemble":
-            return {"sha256": pack.write_mini(work, faces).sha256}
+            return {"sha256": pack.write_mini(work, faces, start=start).sha256}
         minutes = options.minutes or MINUTES[stage]
         if stage == "detector":
             return pack.train_detector_stage(
@@ -134,6 +176,7 @@ def _run_stage(
                 helpers,
                 minutes=minutes,
                 seed=options.seed,
+                start=start,
                 progress=bar.step,
             )
         images, batch_size = PRESETS[options.preset][stage]
@@ -147,7 +190,6 @@ def _run_stage(
             ),
         )
         if stage == "autoencoder":
-            start = None if options.start is None else find_pack(options.start)
             return stages.train_autoencoder(
                 work, faces, helpers, schedule, start=start, device=device, progress=bar.step
             )

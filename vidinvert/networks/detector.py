@@ -48,6 +48,17 @@ class Residual(nn.Module):
         return F.relu(x + self.second(self.first(x)))
 
 
+class Refinement(Residual):
+    """The same without norms, which strides could not share; at first it changes nothing."""
+
+    def __init__(self, width: int) -> None:
+        nn.Module.__init__(self)
+        self.first = nn.Sequential(nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(inplace=True))
+        self.second = nn.Conv2d(width, width, 3, 1, 1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)  # pyright: ignore[reportArgumentType]
+
+
 class FaceDetectorNet(nn.Module):
     """Backbone, top-down neck, and one head that all strides share.
 
@@ -74,6 +85,8 @@ class FaceDetectorNet(nn.Module):
         self.tower = nn.Conv2d(neck_width, neck_width, 3, 1, 1)
         self.score = nn.Conv2d(neck_width, ANCHORS_PER_CELL, 1)
         self.box = nn.Conv2d(neck_width, ANCHORS_PER_CELL * 4, 1)
+        # Key points need a closer look than boxes; it starts as the identity.
+        self.refine = nn.Sequential(Refinement(neck_width), Refinement(neck_width))
         self.points = nn.Conv2d(neck_width, ANCHORS_PER_CELL * POINT_COUNT * 2, 1)
         # One cell in a few hundred is a face: starting there keeps the first steps quiet.
         nn.init.constant_(self.score.bias, -5.0)  # pyright: ignore[reportArgumentType]
@@ -106,7 +119,8 @@ class FaceDetectorNet(nn.Module):
             log_distance = _rows(self.box(features), 4).clamp(max=LOG_DISTANCE_LIMIT)
             reach = images.new_tensor(sizes).div(stride).repeat(level.shape[2] * level.shape[3])
             boxes.append(log_distance.exp() * (0.5 * reach[:, None]))
-            points.append(_rows(self.points(features), POINT_COUNT * 2) * reach[:, None])
+            offsets = self.points(self.refine(features))
+            points.append(_rows(offsets, POINT_COUNT * 2) * reach[:, None])
         return scores + boxes + points
 
 

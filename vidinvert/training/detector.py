@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from vidinvert.errors import PlanError
 from vidinvert.networks.detector import STRIDES, FaceDetectorNet
+from vidinvert.training import ranks
 from vidinvert.training.data import generator_at, load_faces, sampling_weights
-from vidinvert.training.detector_export import write_detector
+from vidinvert.training.detector_export import read_detector, write_detector
 from vidinvert.training.detector_losses import assign, detector_loss, to_pixels
 from vidinvert.training.face_labels import FaceLabels, label_faces
 from vidinvert.training.loop import Progress, Schedule, train
@@ -31,6 +32,8 @@ Float64Array = NDArray[np.float64]
 # one standard deviation narrower than the median 3 times as often as a wider one.
 TURNED_FAVOUR = 10.0
 NARROW_FAVOUR = 2.0
+START_SCENES = 24  # on which a detector that was read from its file measures its norms
+CONTINUED_RATE = 1e-3  # AdamW's learning rate when the detector goes on from a pack's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,15 +71,26 @@ class DetectorPlan:
 class DetectorRecipe:
     """The detector, its moving average and its optimiser, for the training loop."""
 
-    def __init__(self, source: SceneSource, plan: DetectorPlan) -> None:
+    def __init__(
+        self, source: SceneSource, plan: DetectorPlan, *, start: Path | None = None
+    ) -> None:
         self.source, self.plan = source, plan
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(plan.schedule.seed)
-            self.net = FaceDetectorNet()
+            self.net = FaceDetectorNet() if start is None else self._read(start)
             self.net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue] - torch's stub wants a device or dtype
         self.average = deepcopy(self.net)
         self.optimizer = torch.optim.AdamW(
             self.net.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
+        )
+
+    def _read(self, start: Path) -> FaceDetectorNet:
+        rng, size = (
+            np.random.default_rng([self.plan.schedule.seed, 2**31 + 2]),
+            max(self.plan.sizes),
+        )
+        return read_detector(
+            start, to_input([draw_scene(rng, size, self.source) for _ in range(START_SCENES)])
         )
 
     @property
@@ -127,6 +141,7 @@ def train_detector(
     labeller: Path,
     landmarker: Path | None = None,
     photographs: Sequence[UInt8Array] = (),
+    start: Path | None = None,
     plan: DetectorPlan | None = None,
     progress: Progress | None = None,
 ) -> Path:
@@ -140,6 +155,7 @@ def train_detector(
         labeller: YuNet as an ONNX file.
         landmarker: PFLD with 68 landmarks as an ONNX file; without it the key points are YuNet's.
         photographs: (H, W, 3) uint8 RGB each, without faces.
+        start: `detector.onnx` of a pack to go on from; None begins with random weights.
         plan: how to train; None for the plan of the shipped pack.
         progress: called after every step.
 
@@ -167,8 +183,13 @@ def train_detector(
             sampling_weights(faces, rows[kept]), kept_labels, yaw=faces.yaw[rows[kept]]
         ),
     )
-    recipe = fit_detector(source, output, plan=plan or DetectorPlan(), progress=progress)
-    return write_detector(recipe.average, output / "detector")
+    recipe = fit_detector(
+        source, output, plan=plan or DetectorPlan(), start=start, progress=progress
+    )
+    with ranks.first_goes_first():
+        if ranks.number() == 0:
+            write_detector(recipe.average, output / "detector")
+    return output / "detector"
 
 
 def favour_rare_faces(
@@ -197,10 +218,15 @@ def favour_rare_faces(
 
 
 def fit_detector(
-    source: SceneSource, output: Path, *, plan: DetectorPlan, progress: Progress | None = None
+    source: SceneSource,
+    output: Path,
+    *,
+    plan: DetectorPlan,
+    start: Path | None = None,
+    progress: Progress | None = None,
 ) -> DetectorRecipe:
     """Run the training loop on labelled crops; the recipe's `average` is the trained network."""
-    recipe = DetectorRecipe(source, plan)
+    recipe = DetectorRecipe(source, plan, start=start)
     train(recipe, plan.schedule, output, progress=progress)
     return replace_running_statistics(recipe)
 

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
+from torch import Tensor, nn
 
+from vidinvert.errors import CheckpointError
 from vidinvert.networks.detector import (
     ANCHOR_SIZES,
     LOG_DISTANCE_LIMIT,
@@ -84,7 +86,8 @@ def to_onnx(net: FaceDetectorNet) -> onnx.ModelProto:
         limit = graph.constant(np.array(LOG_DISTANCE_LIMIT, np.float32))
         distance = graph.node("Exp", graph.node("Min", graph.sequence(tower, net.box), limit))
         distance = graph.scale(distance, np.repeat(reach / 2, 4).astype(np.float32))
-        offset = graph.scale(graph.sequence(tower, net.points), np.repeat(reach, POINT_COUNT * 2))
+        offset = graph.sequence(graph.sequence(tower, net.refine), net.points)
+        offset = graph.scale(offset, np.repeat(reach, POINT_COUNT * 2))
         for name, maps, width in (
             ("score", score, 1),
             ("box", distance, 4),
@@ -110,12 +113,102 @@ def to_onnx(net: FaceDetectorNet) -> onnx.ModelProto:
     return model
 
 
+def read_detector(path: Path, images: Tensor) -> FaceDetectorNet:
+    """Read a file of `write_detector` back as a network that can go on learning.
+
+    The file holds convolutions into which the norms were folded. Each norm is set up afresh on
+    `images`: it measures what its convolution says of them and undoes its own division, so that on
+    pictures like these the network computes in training what the file computes. A file from before
+    the key points had layers of their own gives a network whose layers there do nothing yet.
+
+    Args:
+        path: `detector.onnx`.
+        images: (N, 3, H, W) as the network reads them, N scenes such as training draws.
+
+    Raises:
+        CheckpointError: the file's convolutions are not those of the network.
+    """
+    model = onnx.load(str(path))
+    weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    names = [list(node.input[1:3]) for node in model.graph.node if node.op_type == "Conv"]
+    net = FaceDetectorNet()
+    order = _convolutions(net, heads=len(STRIDES))
+    if len(names) == len(order) - len(STRIDES) * len(_pairs(net.refine)):
+        order = [pair for pair in order if pair not in _pairs(net.refine)]
+    shapes = [tuple(weights[weight].shape) for weight, _ in names]
+    expected = [tuple(layer.weight.shape) for layer, _ in order]
+    if shapes != expected:
+        raise CheckpointError(
+            f"{path} holds {len(shapes)} convolutions that are not those of the detector "
+            f"({len(expected)} expected); name a pack whose detector vidinvert trained"
+        )
+    for (layer, norm), (weight, bias) in zip(order, names, strict=True):
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(weights[weight].copy()))
+            folded = (layer if norm is None else norm).bias
+            assert folded is not None
+            folded.copy_(torch.from_numpy(weights[bias].copy()))
+    _measure_norms(net, {id(norm) for _, norm in order if norm is not None}, images)
+    return net
+
+
+def _pairs(module: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
+    """Return the convolutions of a module in their order, each with the norm behind it."""
+    layers = [m for m in module.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d)]
+    return [
+        (layer, following if isinstance(following, nn.BatchNorm2d) else None)
+        for layer, following in zip(layers, [*layers[1:], None], strict=True)
+        if isinstance(layer, nn.Conv2d)
+    ]
+
+
+def _convolutions(
+    net: FaceDetectorNet, *, heads: int
+) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
+    """Return the convolutions in the order in which `to_onnx` writes them."""
+    head = [
+        pair
+        for module in (net.tower, net.score, net.box, net.refine, net.points)
+        for pair in _pairs(module)
+    ]
+    found = [*_pairs(net.stem), *_pairs(net.stages), *_pairs(net.laterals)]
+    for number in range(heads):
+        found += [*_pairs(net.smooths[number]), *head]
+    return found
+
+
+@torch.no_grad()
+def _measure_norms(net: FaceDetectorNet, known: set[int], images: Tensor) -> None:
+    """Set the norms in `known`, whose bias is that of the folded convolution, up on pictures."""
+
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        if id(norm) in known:
+            x = inputs[0].double()  # (N, C, h, w)
+            mean, variance = x.mean(dim=(0, 2, 3)), x.var(dim=(0, 2, 3), unbiased=False)
+            norm.running_mean.copy_(mean)
+            norm.running_var.copy_(variance)
+            norm.weight.copy_((variance + norm.eps).sqrt())
+            norm.bias.add_(mean)
+
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(measure) for norm in norms]
+    net.eval()
+    net(images)
+    for hook in hooks:
+        hook.remove()
+    net.train()
+
+
 class _Graph:
     """Collects nodes and weights; every method returns the name of what it adds."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
+        self._written: dict[int, tuple[str, str]] = {}
 
     def constant(self, values: NDArray[np.generic]) -> str:
         name = f"w{len(self.weights)}"
@@ -153,12 +246,13 @@ class _Graph:
         return x
 
     def _convolution(self, x: str, layer: nn.Conv2d, norm: nn.BatchNorm2d | None) -> str:
-        weight, bias = fold(layer, norm)
+        if id(layer) not in self._written:  # a head that all strides share is written once
+            weight, bias = fold(layer, norm)
+            self._written[id(layer)] = (self.constant(weight), self.constant(bias))
         return self.node(
             "Conv",
             x,
-            self.constant(weight),
-            self.constant(bias),
+            *self._written[id(layer)],
             kernel_shape=list(layer.kernel_size),
             strides=list(layer.stride),
             pads=[int(p) for p in layer.padding] * 2,

@@ -101,7 +101,7 @@ def detector_loss(
     return {
         "score": score[~targets.ignored].sum() / count,
         "box": 2.0 * (1.0 - overlap + distance).sum() / count,
-        "points": 20.0 * off / (count * POINT_COUNT * 2),
+        "points": 40.0 * off / (count * POINT_COUNT * 2),
     }
 
 

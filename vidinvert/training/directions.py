@@ -21,6 +21,7 @@ from vidinvert.types import LatentDirection
 Float64Array = NDArray[np.float64]
 
 LANDMARK_ATTRIBUTES = ("smile", "mouth_open", "eyes_open", "yaw", "pitch")
+PLACEMENT = ("eye_distance", "eye_x", "eye_y", "roll")  # see `_placement`
 COLOUR_ATTRIBUTES = {"skin_warmth": "face_warmth"}  # direction -> what is measured for it
 RATED_ATTRIBUTES = {  # direction -> column of the ratings, and whether more of it means less
     "age": ("age", False),
@@ -65,9 +66,7 @@ def measure_faces(
     Returns:
         (2 * len(rows),) values by name: all pictures, then all their mirror images.
     """
-    side = faces.images.shape[1]
-    mirrored = landmarks[:, MIRRORED] * np.array([-1.0, 1.0]) + np.array([side - 1.0, 0.0])
-    both = np.concatenate([landmarks, mirrored])
+    both = with_mirrors(landmarks, side=faces.images.shape[1])
     values = {**expression_measures(both), **_placement(both)}
     chunks: list[dict[str, Float64Array]] = []
     for flip in (False, True):
@@ -76,6 +75,12 @@ def measure_faces(
             chunks.append(_light(images[:, :, ::-1] if flip else images))
     light = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return {**values, **light}
+
+
+def with_mirrors(landmarks: Float64Array, *, side: int) -> Float64Array:
+    """Return landmarks (N, 68, 2), then those of the mirrored pictures: (2 * N, 68, 2)."""
+    mirrored = landmarks[:, MIRRORED] * np.array([-1.0, 1.0]) + np.array([side - 1.0, 0.0])
+    return np.concatenate([landmarks, mirrored])
 
 
 def _placement(landmarks: Float64Array) -> dict[str, Float64Array]:

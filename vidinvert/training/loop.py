@@ -3,7 +3,8 @@
 A recipe owns its modules and optimisers and knows one step; the loop does the rest: learning rate,
 moving averages, checkpoints, the metrics file, contact sheets and the clock. What a step draws at
 random depends on the seed and on the images seen alone, so a resumed run repeats an unbroken one
-bit for bit on the same machine and thread count.
+bit for bit on the same machine and thread count. Under torchrun every process draws its own part
+of the pictures that are counted, and rank 0 writes; resume with as many processes.
 """
 
 import csv
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from vidinvert import images
 from vidinvert.errors import PlanError
 from vidinvert.plots import plot_lines
+from vidinvert.training import ranks
 
 Network = TypeVar("Network", bound=nn.Module)
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -34,7 +36,7 @@ class Schedule:
 
     Attributes:
         images: pictures to see in all.
-        batch_size: pictures a step.
+        batch_size: pictures a step, of each process that trains.
         warmup_images: learning rate rises linearly over these.
         decay_from: share of the run after which it falls, as a half cosine, to 1 %.
         ema_images: half-life of the moving average of the weights; at most a twentieth of the
@@ -73,10 +75,13 @@ class Schedule:
         phase = min(1.0, (share - self.decay_from) / (1.0 - self.decay_from))
         return warm * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase)))
 
-    def ema_decay_at(self, images_seen: int) -> float:
-        """Return what the moving average keeps of itself in the step that reached `images_seen`."""
+    def ema_decay_at(self, images_seen: int, step_size: int | None = None) -> float:
+        """Return what the moving average keeps of itself in the step that reached `images_seen`.
+
+        `step_size`: pictures of that step, of all processes; None for a batch.
+        """
         half_life = max(1.0, min(self.ema_images, 0.05 * images_seen))
-        return 0.5 ** (self.batch_size / half_life)
+        return 0.5 ** ((step_size or self.batch_size) / half_life)
 
 
 class Recipe(Protocol):
@@ -125,8 +130,9 @@ def train(
     seen, spent = _resume(recipe, checkpoint)
     started = saved = time.monotonic()
     totals: dict[str, list[float]] = {}
+    device, step_size = device_of(recipe), schedule.batch_size * ranks.count()
     while seen < schedule.images:
-        elapsed = spent + time.monotonic() - started
+        elapsed = ranks.agree(spent + time.monotonic() - started, device)
         share = seen / schedule.images
         if schedule.max_seconds > 0:
             share = max(share, elapsed / schedule.max_seconds)
@@ -136,27 +142,32 @@ def train(
         for name, optimizer in recipe.optimizers.items():
             for group, rate in zip(optimizer.param_groups, base_rates[name], strict=True):
                 group["lr"] = rate * factor
-        with torch.autocast(
-            device_of(recipe).type, schedule.autocast, enabled=schedule.autocast is not None
+        with (
+            torch.autocast(device.type, schedule.autocast, enabled=schedule.autocast is not None),
+            ranks.averaged_gradients(recipe.optimizers),
         ):
-            values = recipe.step(seen, schedule.batch_size, share)
+            drawn = seen + ranks.number() * schedule.batch_size
+            values = recipe.step(drawn, schedule.batch_size, share)
         _check_finite(values, seen)
-        seen += schedule.batch_size
-        _follow(recipe, decay=schedule.ema_decay_at(seen))
+        ranks.average_buffers(recipe.modules)
+        seen += step_size
+        _follow(recipe, decay=schedule.ema_decay_at(seen, step_size))
         for name, value in values.items():
             totals.setdefault(name, []).append(value)
         if progress is not None:
             progress(seen, schedule.images, values)
-        if time.monotonic() - saved > schedule.save_seconds:
+        if ranks.number() == 0 and time.monotonic() - saved > schedule.save_seconds:
             saved = time.monotonic()
             _save(recipe, checkpoint, seen, spent + saved - started)
             _log(directory, seen, spent + saved - started, totals)
             _write_sheet(recipe, directory, seen)
             totals = {}
     elapsed = spent + time.monotonic() - started
-    _save(recipe, checkpoint, seen, elapsed)
-    _log(directory, seen, elapsed, totals)
-    _write_sheet(recipe, directory, seen)
+    with ranks.first_goes_first():
+        if ranks.number() == 0:
+            _save(recipe, checkpoint, seen, elapsed)
+            _log(directory, seen, elapsed, totals)
+            _write_sheet(recipe, directory, seen)
     return seen
 
 

@@ -3,6 +3,7 @@
 import json
 import platform
 import shutil
+import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -17,14 +18,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vidinvert.checkpoints import write_pack
+from vidinvert.checkpoints.packs import PACK_FILE
 from vidinvert.errors import MissingError
 from vidinvert.networks.eigen import SCALE_NAME, quantise_bases
 from vidinvert.networks.eigen_samm import COMPARED
 from vidinvert.training.backgrounds import load_photographs
 from vidinvert.training.data import FaceSet
-from vidinvert.training.detector import DetectorPlan, train_detector
+from vidinvert.training.detector import CONTINUED_RATE, DetectorPlan, train_detector
 from vidinvert.training.loop import Progress
-from vidinvert.training.stages import EARLIER, STYLE_WIDTH, Helpers
+from vidinvert.training.motions import MOTIONS
+from vidinvert.training.stages import EARLIER, STYLE_WIDTH, Helpers, write_earlier
 from vidinvert.types import FacePack
 
 NAME, VERSION = "mini", "0.1.0"
@@ -32,29 +35,43 @@ LICENSE = "CC-BY-NC-SA-4.0"
 SUMMARY = "Small 256 px face pack trained by vidinvert's own recipes; non-commercial"
 STAGES = ("autoencoder", "generator", "samm")
 # Ratings are spread over the pictures by prediction, and what is predicted moves faces less than
-# what was rated: these directions are stretched until an edit of 2 is seen at once.
-GAINS = {"age": 1.6, "gender": 1.3, "hair_brightness": 1.3}
+# what was rated; and of a motion, codes common to all faces hold only a part. These directions are
+# stretched until an edit of 2 is seen at once.
+GAINS = {
+    "smile": 2.6,
+    "mouth_open": 3.0,
+    "eyes_open": 1.8,
+    "yaw": 2.4,
+    "age": 1.8,
+    "gender": 1.3,
+    "hair_brightness": 1.3,
+}
 
 
-def write_mini(work: Path, faces: FaceSet) -> FacePack:
+def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> FacePack:
     """Assemble `work/pack` from the stages' results; bases are stored as int8, the rest as float16.
+
+    Args:
+        work: the stages' folder.
+        faces: what they were trained on.
+        start: a pack whose files, figures and history stand in for the stages that were not run
+            here; what it holds beyond them is taken over too.
 
     Returns:
         The pack, read back.
 
     Raises:
-        MissingError: a stage has not been run.
+        MissingError: a stage has not been run, and no pack stands in for it.
     """
+    if start is not None:
+        return _update(work, start)
     target = work / "pack"
     (target / "detector").mkdir(parents=True, exist_ok=True)
     for stage in STAGES:
         state = load_file(_existing(work / stage / "weights.safetensors"))
         save_file(_stored(state), target / f"{stage}.safetensors")
     directions = _write_directions(work, target)
-    for name in ("detector.onnx", "manifest.json"):
-        shutil.copyfile(
-            _existing(work / "detector" / "detector" / name), target / "detector" / name
-        )
+    _copy_detector(work, target)
     basis = load_file(work / "codes" / "basis.safetensors")
     return write_pack(
         target,
@@ -81,6 +98,48 @@ def write_mini(work: Path, faces: FaceSet) -> FacePack:
     )
 
 
+def _copy_detector(work: Path, target: Path) -> None:
+    for name in ("detector.onnx", "manifest.json"):
+        shutil.copyfile(
+            _existing(work / "detector" / "detector" / name), target / "detector" / name
+        )
+
+
+def _update(work: Path, start: FacePack) -> FacePack:
+    """Write `work/pack`: the pack `start` with the stages that were run again in `work`."""
+    target = work / "pack"
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(start.directory, target, ignore=shutil.ignore_patterns("__pycache__"))
+    described = tomllib.loads((target / PACK_FILE).read_text("utf-8"))
+    directions, provenance = described.get("directions", {}), described.get("provenance", {})
+    again: list[str] = []
+    for stage in STAGES:
+        if (work / stage / "checkpoint.pt").is_file():
+            state = load_file(_existing(work / stage / "weights.safetensors"))
+            save_file(_stored(state), target / f"{stage}.safetensors")
+            again.append(stage)
+    if (work / "directions" / "directions.safetensors").is_file():
+        directions = _write_directions(work, target)
+    if (work / "detector" / "detector" / "manifest.json").is_file():
+        _copy_detector(work, target)
+        again.append("detector")
+    for stage in again:
+        provenance = {k: v for k, v in provenance.items() if not k.startswith(f"{stage}_")}
+        provenance |= _stage_history(work, stage)
+    provenance["date"] = datetime.now(UTC).date().isoformat()
+    return write_pack(
+        target,
+        **{key: described[key] for key in ("name", "version", "license", "summary", "generator")},
+        files={part: entry["path"] for part, entry in described["files"].items()},
+        formats={
+            p: entry["format"] for p, entry in described["files"].items() if "format" in entry
+        },
+        directions=directions,
+        provenance=provenance,
+        figures=described.get("figures", {}) | _figures(work),
+    )
+
+
 def _write_directions(work: Path, target: Path) -> dict[str, Any]:
     """Write the directions, some of them stretched (`GAINS`); return what is said of each."""
     vectors = load_file(_existing(work / "directions" / "directions.safetensors"))
@@ -88,8 +147,9 @@ def _write_directions(work: Path, target: Path) -> dict[str, Any]:
     for name, gain in GAINS.items():
         if name in vectors:
             vectors[name] = gain * vectors[name]
+            kind = "landmark motion" if name in MOTIONS else "predicted ratings"
             described[name]["unit"] = (
-                f"1.0 = {gain:g} standard deviations, over the training faces, of predicted ratings"
+                f"1.0 = {gain:g} standard deviations, over the training faces, of {kind}"
             )
     save_file(vectors, target / "directions.safetensors")
     return described
@@ -123,15 +183,22 @@ def _provenance(work: Path, faces: FaceSet) -> dict[str, Any]:
         "pictures": {name: int(n) for name, n in zip(names.tolist(), counts, strict=True)},
     }
     for stage in (*STAGES, "detector"):
-        checkpoint = work / stage / "checkpoint.pt"
-        if checkpoint.is_file():
-            state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-            entry[f"{stage}_images_seen"] = int(state["images"])
-            entry[f"{stage}_seconds"] = round(float(state["seconds"]))
-        earlier = work / stage / EARLIER
-        if earlier.is_file():
-            for name, value in json.loads(earlier.read_text("utf-8")).items():
-                entry[f"{stage}_earlier_{name}"] = value
+        entry |= _stage_history(work, stage)
+    return entry
+
+
+def _stage_history(work: Path, stage: str) -> dict[str, Any]:
+    """Return how long a stage was trained in `work`, and what it went on from."""
+    entry: dict[str, Any] = {}
+    checkpoint = work / stage / "checkpoint.pt"
+    if checkpoint.is_file():
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        entry[f"{stage}_images_seen"] = int(state["images"])
+        entry[f"{stage}_seconds"] = round(float(state["seconds"]))
+    earlier = work / stage / EARLIER
+    if earlier.is_file():
+        for name, value in json.loads(earlier.read_text("utf-8")).items():
+            entry[f"{stage}_earlier_{name}"] = value
     return entry
 
 
@@ -160,10 +227,14 @@ def train_detector_stage(
     *,
     minutes: float,
     seed: int,
+    start: FacePack | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Train the detector into `work/detector`."""
+    """Train the detector into `work/detector`, or go on with that of a pack."""
     plan = DetectorPlan()
+    if start is not None:
+        plan = replace(plan, learning_rate=CONTINUED_RATE)
+        write_earlier(start, "detector", work / "detector")
     plan = replace(plan, schedule=replace(plan.schedule, max_seconds=60.0 * minutes, seed=seed))
     written = train_detector(
         data,
@@ -171,6 +242,7 @@ def train_detector_stage(
         labeller=helpers.labeller,
         landmarker=helpers.landmarks,
         photographs=_photographs(),
+        start=None if start is None else start.directory / start.files["detector"].path,
         plan=plan,
         progress=progress,
     )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from vidinvert.training.backgrounds import draw_background, erase_face, skin_colour
 from vidinvert.training.face_labels import MIRRORED_POINTS, FaceLabels
+from vidinvert.training.face_shapes import vary_shape
 
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
@@ -23,6 +24,7 @@ Draw = np.random.Generator
 
 BORDER = 32  # pixels of a crop's mirrored surroundings that may show
 SMALLEST_FACE = 9.0  # px; smaller ones are not taught
+VARIED = 0.7  # of the faces get another shape
 FACE_COUNTS = (0.12, 0.60, 0.20, 0.08)  # chances of 0, 1, 2 and 3 faces
 
 
@@ -69,15 +71,18 @@ def draw_scene(rng: Draw, size: int, source: SceneSource) -> Scene:
         canvas = _paste_decoy(rng, canvas, source)
     for number in range(count):
         index = int(rng.choice(len(source.crops), p=source.weights))
+        crop, labels = np.asarray(source.crops[index]), source.labels[index]
+        if rng.random() < VARIED:
+            crop, labels = vary_shape(rng, crop, labels)
         for _ in range(6):
-            placement = _place(rng, size, source.labels[index], main=number == 0)
-            found = _transform(source.labels[index], placement)
+            placement = _place(rng, size, labels, main=number == 0)
+            found = _transform(labels, placement)
             if _is_free(found[0], boxes, size):
                 break
         else:
             continue
         style: Literal["head", "crop"] = "crop" if rng.random() < 0.6 else "head"
-        canvas = _paste(rng, canvas, source.crops[index], placement, style=style)
+        canvas = _paste(rng, canvas, crop, placement, style=style)
         keep = slice(0, 1) if style == "head" else slice(None)
         boxes.extend(found[0][keep])
         points.extend(found[1][keep])

@@ -12,7 +12,7 @@ Networks are written as `weights.safetensors` (the moving average) beside their 
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,12 +23,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vidinvert import images as pictures
-from vidinvert.checkpoints import load_part
+from vidinvert.checkpoints import load_part, select
 from vidinvert.errors import MissingError, PlanError
 from vidinvert.faces.landmarks import LandmarkNetwork
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
-from vidinvert.networks.eigen import EigenBasis, EigenGenerator
+from vidinvert.networks.eigen import EigenBasis, EigenGenerator, restore_bases
 from vidinvert.training import directions as attributes
+from vidinvert.training import ranks
 from vidinvert.training.autoencoder import (
     AutoencoderRecipe,
     AutoencoderSettings,
@@ -44,6 +45,7 @@ from vidinvert.training.critic import AttributeCritic, standardise, train_critic
 from vidinvert.training.data import FaceSet
 from vidinvert.training.generator import GeneratorRecipe
 from vidinvert.training.loop import Progress, Schedule, train
+from vidinvert.training.motions import MOTIONS, landmark_motions, motion_directions
 from vidinvert.training.samm import SammRecipe
 from vidinvert.types import FacePack
 
@@ -58,6 +60,7 @@ LOCAL_DIRECTIONS = (
     "skin_warmth",
 )
 CRITIC_STEPS = 2_500
+MOVED_FACES = 256  # that are warped for a direction
 STYLE_WIDTH = 1024
 CONTINUED_RATE = 8e-4  # the autoencoder's learning rate when it goes on from a pack
 EARLIER = "earlier.json"  # in a stage's folder: the pack and the training that it goes on from
@@ -131,7 +134,7 @@ def train_autoencoder(
             device=device,
         )
     if start is not None:
-        _write_earlier(start, "autoencoder", work / "autoencoder")
+        write_earlier(start, "autoencoder", work / "autoencoder")
     train(recipe, schedule, work / "autoencoder", progress=progress)
     state: dict[str, Tensor] = {}
     for name, module in recipe.averaged.items():
@@ -140,25 +143,46 @@ def train_autoencoder(
     return _write_figures(recipe.evaluate(), work / "autoencoder")
 
 
-def _write_earlier(pack: FacePack, stage: str, directory: Path) -> None:
-    """Note which pack a stage goes on from, and how long that was trained."""
+def write_earlier(pack: FacePack, stage: str, directory: Path) -> None:
+    """Note which pack a stage goes on from, and how long that was trained in all."""
     directory.mkdir(parents=True, exist_ok=True)
-    known = {"pack": f"{pack.name} {pack.version}", "sha256": pack.sha256}
+    known: dict[str, str | int] = {"pack": f"{pack.name} {pack.version}", "sha256": pack.sha256}
     for name in ("images_seen", "seconds"):
-        if f"{stage}_{name}" in pack.provenance:
-            known[name] = pack.provenance[f"{stage}_{name}"]
+        parts = [pack.provenance.get(f"{stage}_{when}{name}") for when in ("", "earlier_")]
+        if any(part is not None for part in parts):
+            known[name] = sum(int(part) for part in parts if part is not None)
     (directory / EARLIER).write_text(json.dumps(known, indent=2), encoding="utf-8")
 
 
 def _teacher_latents(work: Path, faces: FaceSet, helpers: Helpers, device: str) -> TeacherLatents:
-    cached = work / "teacher.npy"
+    with ranks.first_goes_first():
+        return _cached_teacher_latents(work / "teacher.npy", faces, helpers, device)
+
+
+def _cached_teacher_latents(
+    cached: Path, faces: FaceSet, helpers: Helpers, device: str
+) -> TeacherLatents:
     if cached.is_file():
         return summarise_latents(np.load(cached, mmap_mode="r"))
     state = torch.load(helpers.teacher, map_location="cpu", weights_only=True)
     teacher = encode_with_teacher(faces, state, device=device)
-    work.mkdir(parents=True, exist_ok=True)
+    cached.parent.mkdir(parents=True, exist_ok=True)
     np.save(cached, teacher.latents)
     return teacher
+
+
+def unpack(pack: FacePack, work: Path) -> None:
+    """Put the autoencoder and the code basis of a pack into a work folder that has none."""
+    if not (work / "autoencoder" / "weights.safetensors").is_file():
+        (work / "autoencoder").mkdir(parents=True, exist_ok=True)
+        _write_weights(load_part(pack, "autoencoder"), work / "autoencoder")
+    if not (work / "codes" / "basis.safetensors").is_file():
+        (work / "codes").mkdir(parents=True, exist_ok=True)
+        state = select(restore_bases(load_part(pack, "generator")), "basis.")
+        save_file(
+            {name: value.float().contiguous() for name, value in state.items()},
+            work / "codes" / "basis.safetensors",
+        )
 
 
 def fit_codes(
@@ -185,12 +209,18 @@ def fit_codes(
 def fit_edit_directions(
     work: Path, faces: FaceSet, data: Path, helpers: Helpers
 ) -> dict[str, attributes.FittedDirection]:
-    """Measure and rate the faces, and regress their codes on that."""
+    """Measure and rate the faces, and regress their codes on that.
+
+    Directions that are motions (`motions.MOTIONS`) are taken from warped faces instead.
+    """
     rows = faces.rows("train")
-    basis = load_basis(work)
+    basis, encoder = load_basis(work), load_autoencoder(work)[0]
+    if not (work / "codes" / "latents.npy").is_file():  # the basis is a pack's
+        np.save(work / "codes" / "latents.npy", encode_copies(encoder, faces, rows, copies=0))
     latents = np.load(work / "codes" / "latents.npy", mmap_mode="r")
     codes = _codes_of(basis, latents[: 2 * len(rows)])  # originals, then mirrored
-    values = attributes.measure_faces(faces, rows, _landmarks(work, faces, helpers)[rows])
+    landmarks = _landmarks(work, faces, helpers)
+    values = attributes.measure_faces(faces, rows, landmarks[rows])
     for name, measured in attributes.COLOUR_ATTRIBUTES.items():
         values[name] = values.pop(measured)
     ratings = attributes.read_ratings(data / "omi_ratings.csv", tuple(attributes.RATED_ATTRIBUTES))
@@ -228,6 +258,7 @@ def fit_edit_directions(
         if name in fitted
     }
     fitted = {name: f for name, f in fitted.items() if f.correlation >= MIN_CORRELATION}
+    fitted |= _move(fitted, faces, landmarks, values, basis, encoder)
     _write_directions(fitted, work / "directions")
     judged = [name for name in plain if name in fitted]
     judged += [name for name in values if name not in {*judged, *attributes.COMPOUND_ATTRIBUTES}]
@@ -237,6 +268,41 @@ def fit_edit_directions(
         values=standardise({name: values[name] for name in judged}),
     )
     return fitted
+
+
+def _move(
+    fitted: Mapping[str, attributes.FittedDirection],
+    faces: FaceSet,
+    landmarks: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    basis: EigenBasis,
+    encoder: FaceEncoder,
+) -> dict[str, attributes.FittedDirection]:
+    """Return the fitted directions that are motions with vectors from warped training faces."""
+    rows = faces.rows("train")
+    names = [name for name in MOTIONS if name in fitted]
+    held = {name: values[name] for name in (*attributes.LANDMARK_ATTRIBUTES, *attributes.PLACEMENT)}
+    both = attributes.with_mirrors(landmarks[rows], side=faces.images.shape[1])
+    chosen = rows[:: max(1, len(rows) // MOVED_FACES)][:MOVED_FACES]
+
+    def embed(crops: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return basis.codes(encoder(pictures.to_float(crops)).latents).double().numpy()
+
+    moved = motion_directions(
+        faces.images[chosen], landmarks[chosen], landmark_motions(both, held, names), embed
+    )
+    return {
+        name: replace(
+            fitted[name],
+            direction=replace(
+                fitted[name].direction,
+                vector=torch.from_numpy(attributes.shrink(*found).astype(np.float32)),
+                source="mean change of the codes of faces warped as the attribute moves landmarks",
+            ),
+        )
+        for name, found in moved.items()
+    }
 
 
 def _landmarks(work: Path, faces: FaceSet, helpers: Helpers) -> np.ndarray:
@@ -301,21 +367,8 @@ def train_generator(
             f"{work / 'directions'} holds no direction to train edits with, expected at least one "
             f"whose attribute is read out with a correlation of {MIN_CORRELATION}; give more faces"
         )
-    critic = _load_critic(work / "generator", len(judged))
-    if critic is None:
-        critic, found = train_critic(
-            latents[: len(values)],
-            values,
-            steps=CRITIC_STEPS,
-            autocast=schedule.autocast,
-            seed=schedule.seed,
-            device=device,
-        )
-        (work / "generator").mkdir(parents=True, exist_ok=True)
-        save_file(_contiguous(critic.state_dict()), work / "generator" / "critic.safetensors")
-        _write_figures(
-            dict(zip(judged, found.tolist(), strict=True)), work / "generator", name="critic.json"
-        )
+    with ranks.first_goes_first():
+        critic = _judge(work, latents, judged, values, schedule, device)
     recipe = GeneratorRecipe(
         latents,
         load_basis(work),
@@ -331,6 +384,33 @@ def train_generator(
     train(recipe, schedule, work / "generator", progress=progress)
     _write_weights(recipe.averaged["generator"].state_dict(), work / "generator")
     return _write_figures(recipe.evaluate(), work / "generator")
+
+
+def _judge(
+    work: Path,
+    latents: np.ndarray,
+    judged: Sequence[str],
+    values: np.ndarray,
+    schedule: Schedule,
+    device: str,
+) -> AttributeCritic:
+    """Load the judge of attributes, or train and keep it."""
+    critic = _load_critic(work / "generator", len(judged))
+    if critic is None:
+        critic, found = train_critic(
+            latents[: len(values)],
+            values,
+            steps=CRITIC_STEPS,
+            autocast=schedule.autocast,
+            seed=schedule.seed,
+            device=device,
+        )
+        (work / "generator").mkdir(parents=True, exist_ok=True)
+        save_file(_contiguous(critic.state_dict()), work / "generator" / "critic.safetensors")
+        _write_figures(
+            dict(zip(judged, found.tolist(), strict=True)), work / "generator", name="critic.json"
+        )
+    return critic
 
 
 def train_samm(
@@ -413,7 +493,8 @@ def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _write_weights(state: Mapping[str, Tensor], directory: Path) -> None:
-    save_file(_contiguous(state), directory / "weights.safetensors")
+    if ranks.number() == 0:
+        save_file(_contiguous(state), directory / "weights.safetensors")
 
 
 def _read_weights(directory: Path) -> dict[str, Tensor]:
@@ -430,7 +511,8 @@ def _write_figures(
     figures: dict[str, float], directory: Path, *, name: str = "figures.json"
 ) -> dict[str, float]:
     text = json.dumps({key: round(value, 4) for key, value in figures.items()}, indent=2)
-    (directory / name).write_text(text, encoding="utf-8")
+    if ranks.number() == 0:
+        (directory / name).write_text(text, encoding="utf-8")
     return figures
 
 
