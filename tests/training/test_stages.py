@@ -16,7 +16,7 @@ from vidinvert.errors import MissingError
 from vidinvert.methods import load_method
 from vidinvert.training import stages
 from vidinvert.training.loop import Schedule
-from vidinvert.training.pack import GAINS, train_detector_stage, write_mini
+from vidinvert.training.pack import GAINS, countered, train_detector_stage, write_mini
 from vidinvert.training.stages import Helpers, load_autoencoder, parameters, shortened
 
 FACES = 24
@@ -166,7 +166,7 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
     fitted = load_file(work / "directions" / "directions.safetensors")
     for name, direction in load_directions(pack).items():
         gain = GAINS.get(name, 1.0)
-        torch.testing.assert_close(direction.vector, gain * fitted[name])
+        torch.testing.assert_close(direction.vector, gain * countered(name, fitted))
         assert f"1.0 = {gain:g} standard" in direction.unit or gain == 1.0
     assert load_method(pack, method="samm").crop_size == 256
     again = ["train", "autoencoder", *common, "-o", tmp_path / "again", "--batch-size", 2]
@@ -186,6 +186,13 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
     assert set(load_directions(update)) == set(load_directions(pack))
     assert update.provenance["samm_images_seen"] == 2
     assert update.figures == pack.figures
+
+
+def test_a_smile_opens_the_eyes_that_it_would_close():
+    fitted = {"smile": torch.ones(1, 2), "eyes_open": torch.tensor([[0.0, 1.0]])}
+    assert countered("smile", fitted).tolist() == [[1.0, pytest.approx(1.36)]]
+    assert countered("eyes_open", fitted).tolist() == [[0.0, 1.0]]
+    assert countered("smile", {"smile": torch.ones(1, 2)}).tolist() == [[1.0, 1.0]]
 
 
 def test_a_stage_that_goes_on_counts_all_that_was_trained_before(tmp_path):
