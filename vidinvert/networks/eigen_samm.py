@@ -56,7 +56,12 @@ class AlignedFeatures(NamedTuple):
 
 
 def align_decoder(
-    decoder: FaceDecoder, samm: SAMM, latents: Tensor, features: Sequence[Tensor]
+    decoder: FaceDecoder,
+    samm: SAMM,
+    latents: Tensor,
+    features: Sequence[Tensor],
+    *,
+    levels: int | None = None,
 ) -> AlignedFeatures:
     """Decode inverted latents as far as 1/2 of the size, aligned to the source's features.
 
@@ -65,13 +70,15 @@ def align_decoder(
         samm: from `eigen_samm`.
         latents: (N, 32, h, w) from the generator.
         features: from `source_features`.
+        levels: align this many levels alone, coarse first; None = all.
     """
     x = latents
     fields: list[Field] = []
+    aligned = len(samm.levels) if levels is None else levels
     stages = (decoder.stage_eighth, decoder.stage_quarter, decoder.stage_half)
     for index, stage in enumerate(stages):
         x = stage(x)
-        if index < len(samm.levels):
+        if index < aligned:
             x, field = samm.levels[index](x, features[index], fields[-1] if fields else None)
             fields.append(field)
     return AlignedFeatures(x, tuple(fields))

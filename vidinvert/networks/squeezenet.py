@@ -79,3 +79,19 @@ def feature_distance(first: list[Tensor], second: list[Tensor]) -> Tensor:
         (a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in zip(first, second, strict=True)
     ]
     return torch.stack(per_tap).sum(dim=0)
+
+
+def gram_distance(first: list[Tensor], second: list[Tensor]) -> Tensor:
+    """(N,) style distance (Gatys et al., 2016): mean |difference| of Gram matrices, taps summed.
+
+    A Gram matrix (N, C, C) holds the products of a map's channels, averaged over space.
+    """
+    per_tap = [
+        (_gram(a) - _gram(b)).abs().mean(dim=(1, 2)) for a, b in zip(first, second, strict=True)
+    ]
+    return torch.stack(per_tap).sum(dim=0)
+
+
+def _gram(features: Tensor) -> Tensor:
+    flat = features.flatten(2)  # (N, C, H * W)
+    return flat @ flat.transpose(1, 2) / flat.shape[2]

@@ -1,9 +1,14 @@
 """Train SAMM on a frozen pack: masks of what the generator cannot explain, and small flows.
 
-The losses are those of the paper's code (methods.md, 1.7) on the blend
-A * source + (1 - A) * G: pixel, perceptual, and per mask its distance from 0 and 1 and its area
-above a limit. Since half of the faces carry something planted by us, two more are known exactly:
-the planted thing must be masked, and the face, where nothing covers it, must not be.
+The losses are those of the code of Yang, Xu, Chen (ICCV 2023) on the blend
+A * source + (1 - A) * G: pixel, perceptual, style, and per mask its distance from 0 and 1 and its
+area above the level's limit; levels may join one after the other, coarse first. Since most of the
+faces carry something planted by us, two more are known exactly: the planted thing must be masked,
+and the face, where nothing covers it, must not be.
+
+Two of theirs are not here. Their GAN loss is dead: the blend is detached before the discriminator,
+so nothing reaches SAMM. Their identity loss needs a recognition network that gradients pass
+through, which this recipe has none of.
 """
 
 import copy
@@ -21,7 +26,7 @@ from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
 from vidinvert.networks.eigen import EigenGenerator
 from vidinvert.networks.eigen_samm import align_decoder, eigen_samm, source_features
 from vidinvert.networks.samm import SAMM, combine_masks
-from vidinvert.networks.squeezenet import SqueezeFeatures
+from vidinvert.networks.squeezenet import SqueezeFeatures, gram_distance
 from vidinvert.training.data import FaceSet, generator_at, jitter, sampling_weights
 from vidinvert.training.loop import channels_last, tile
 from vidinvert.training.occluders import plant
@@ -37,8 +42,13 @@ class SammSettings:
         pixel_weight: of the mean squared error of the blend.
         perceptual_weight: of the SqueezeNet distance of the blend, on a quarter of the batch.
         binary_weight: of mean(min(m, 1 - m)) of every mask.
-        area_weight: of max(0, mean(m) - area_limit) of every mask.
-        area_limit: share of the picture that may be masked for nothing.
+        style_weight: of the distance of Gram matrices (theirs is 50 times the perceptual weight);
+            `mini` was trained without.
+        area_weight: of max(0, mean(m) - limit) of every mask.
+        area_limits: share of the picture that may be masked for nothing: the levels' masks, coarse
+            to fine, then the combined one. Theirs are 0.3, 0.3, 0.2, 0.2 and 0.2.
+        levels_from: share of the run from which each level is trained, coarse to fine, the first
+            at 0; `mini` was trained with all from the start.
         planted_weight: of the cross entropy on the planted thing.
         face_weight: of the cross entropy on the uncovered face.
     """
@@ -49,9 +59,22 @@ class SammSettings:
     perceptual_weight: float = 0.15
     binary_weight: float = 0.1
     area_weight: float = 1.0
-    area_limit: float = 0.30
+    area_limits: tuple[float, float, float, float] = (0.30, 0.30, 0.30, 0.30)
+    style_weight: float = 0.0
+    levels_from: tuple[float, float, float] = (0.0, 0.0, 0.0)
     planted_weight: float = 1.0
     face_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.levels_from[0] != 0.0 or list(self.levels_from) != sorted(self.levels_from):
+            raise ValueError(
+                f"levels_from is {self.levels_from}, expected shares that start at 0 and never "
+                "fall; give the coarsest level first"
+            )
+
+    def levels_at(self, share: float) -> int:
+        """Return how many levels, coarse first, are trained when `share` of the run is done."""
+        return sum(share >= start for start in self.levels_from)
 
 
 def face_prior(size: int) -> Tensor:
@@ -97,22 +120,24 @@ class SammRecipe:
 
     def step(self, images_seen: int, batch_size: int, share: float) -> dict[str, float]:
         """One step on jittered faces, some with a planted thing before them."""
-        del share
         settings = self.settings
         rng = generator_at(self._seed, images_seen)
         chosen = rng.choice(self._rows, batch_size, p=self._weights)
         planted = rng.random(batch_size) < settings.planted_share
         crops, truth = self._draw(chosen, planted, rng)
         samm = cast(SAMM, self.modules["samm"])
-        image, masks = self._forward(samm, crops)
+        image, masks = self._forward(samm, crops, levels=settings.levels_at(share))
         ood = masks[-1]
         blend = ood * crops + (1.0 - ood) * image
         pixel = F.mse_loss(blend, crops)
         quarter = max(1, batch_size // 4)
         perceptual = self._perceptual.distance(blend[:quarter], crops[:quarter])
+        style = self._style(blend[:quarter], crops[:quarter])
         zero = crops.new_zeros(())
         binary = sum((torch.minimum(m, 1.0 - m).mean() for m in masks), zero)
-        area = sum((F.relu(m.mean() - settings.area_limit) for m in masks), zero)
+        limits = [*settings.area_limits[: len(masks) - 1], settings.area_limits[-1]]
+        over = (F.relu(m.mean() - limit) for m, limit in zip(masks, limits, strict=True))
+        area = sum(over, zero)
         logits = torch.logit(ood.clamp(1e-4, 1.0 - 1e-4))
         hit = _weighted_entropy(logits, torch.ones_like(ood), truth)
         clear = self._face * (1.0 - truth)
@@ -120,6 +145,7 @@ class SammRecipe:
         loss = (
             settings.pixel_weight * pixel
             + settings.perceptual_weight * perceptual
+            + settings.style_weight * style
             + settings.binary_weight * binary
             + settings.area_weight * area
             + settings.planted_weight * hit
@@ -134,6 +160,7 @@ class SammRecipe:
             "loss": loss.item(),
             "pixel": pixel.item(),
             "squeeze": perceptual.item(),
+            "style": style.item(),
             "binary": float(binary.detach()),
             "mean_ood": ood.mean().item(),
             "planted": hit.item(),
@@ -155,12 +182,21 @@ class SammRecipe:
             torch.from_numpy(truth).to(self._device),
         )
 
-    def _forward(self, samm: SAMM, crops: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _style(self, blend: Tensor, crops: Tensor) -> Tensor:
+        """Return the distance of Gram matrices; 0, and nothing is computed, at weight 0."""
+        if self.settings.style_weight == 0.0:
+            return crops.new_zeros(())
+        return gram_distance(self._perceptual(blend), self._perceptual(crops)).mean()
+
+    def _forward(
+        self, samm: SAMM, crops: Tensor, *, levels: int | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Return the aligned inversion, and the levels' masks with the combined one last."""
         with torch.no_grad():
             encoded = self._encoder(crops)
             inverted = self._generator(self._generator.basis.codes(encoded.latents)).latents
-        aligned = align_decoder(self._decoder, samm, inverted, source_features(encoded, crops))
+        features = source_features(encoded, crops)
+        aligned = align_decoder(self._decoder, samm, inverted, features, levels=levels)
         image = self._decoder.stage_image(aligned.features)
         combined = combine_masks(aligned.fields, size=crops.shape[-1])
         return image, [*(field.ood for field in aligned.fields), combined]
