@@ -22,7 +22,7 @@ FFHQ_CENTRE_SHIFT = 0.1  # the centre lies this share of the way from the eyes t
 
 SHRINK_FROM = 1.5  # a picture that shrinks by more than this is antialiased by area first
 
-Pixel = TypeVar("Pixel", np.uint8, np.float32)
+Pixel = TypeVar("Pixel", bound=np.integer | np.floating)
 Interpolation = Literal["linear", "cubic"]
 _CV2_INTERPOLATION = {"linear": cv2.INTER_LINEAR, "cubic": cv2.INTER_CUBIC}
 

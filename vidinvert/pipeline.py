@@ -218,7 +218,13 @@ def edit_video(
     rendered = Rendered()
     with clock.measure("render"), writer:
         batches = read_ahead(
-            decode(info, batch_size=plans.render.batch_size, start=writer.due, stop=frames.stop)
+            decode(
+                info,
+                batch_size=plans.render.batch_size,
+                start=writer.due,
+                stop=frames.stop,
+                stored=True,
+            )
         )
         sources, shown = split(batches)
         outputs = render(shown, faces, pack.method, plans.render, device=pack.device)

@@ -4,8 +4,8 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from vidinvert.geometry import (
 )
 from vidinvert.methods import Method
 from vidinvert.types import FrameBatch, RenderPlan
+
+Sample = TypeVar("Sample", bound=np.unsignedinteger)
 
 STILL = 1 / 64  # pixels: what moves less stays exactly where it is
 
@@ -50,12 +52,12 @@ def render(
         ChangeStream(face, method, batch_size=plan.batch_size, device=device) for face in faces
     ]
     for batch in frames:
-        output = batch.frames
+        output = batch
         for face, changes in zip(faces, streams, strict=True):
-            output = _render_face(
-                replace(batch, frames=output), face, changes, method, plan, feather, device
+            output = output.painted(
+                _render_face(output, face, changes, method, plan, feather, device)
             )
-        yield replace(batch, frames=output)
+        yield output
 
 
 @torch.inference_mode()
@@ -67,16 +69,16 @@ def _render_face(
     plan: RenderPlan,
     feather: Tensor,
     device: torch.device | str,
-) -> NDArray[np.uint8]:
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
     positions = np.flatnonzero(np.isin(face.alignment.indices, batch.indices))
     if plan.composite != "generated":
         positions = positions[face.strength[positions] > 0]
     if len(positions) == 0:
-        return batch.frames
+        return batch.canvas
     ood = images.mask_to_float(face.inversion.mask.ood[positions].to(device))
     size = (method.crop_size, method.crop_size)
     visible = (1.0 - images.resize(ood, size)) * feather  # (K, 1, R, R)
-    output = batch.frames.copy()
+    output = batch.canvas.copy()
     offsets = np.searchsorted(batch.indices, face.alignment.indices[positions])
     matrices = face.alignment.crop_from_frame[positions]
     if plan.composite == "warped":
@@ -118,12 +120,15 @@ def feather_mask(size: int, feather: float) -> Tensor:
 
 
 def paste(
-    frame: NDArray[np.uint8], layers: NDArray[np.float32], crop_from_frame: NDArray[np.float64]
+    frame: NDArray[Sample],
+    layers: NDArray[np.float32],
+    crop_from_frame: NDArray[np.float64],
 ) -> None:
     """Paint a crop into a frame (H, W, 3), in place.
 
     Args:
         frame: changed within the crop's quad only; where the layers are 0 it stays bit for bit.
+            Of 16 bits, a grey level is 257 steps.
         layers: (R, R, 3) grey levels to add; with a fourth channel, the share of the frame that
             they replace: frame * (1 - share) + levels.
         crop_from_frame: (2, 3) where the crop was taken from.
@@ -133,12 +138,12 @@ def paste(
         return
     region, _, window_from_crop = window
     placed = resample(layers, window_from_crop, (region.shape[0], region.shape[1]))
-    painted = placed[..., :3] + (region if layers.shape[2] == 3 else region * (1 - placed[..., 3:]))
-    region[...] = np.clip(np.rint(painted), 0, 255).astype(np.uint8)
+    levels = placed[..., :3] * _level(frame)
+    _put(region, levels + (region if layers.shape[2] == 3 else region * (1 - placed[..., 3:])))
 
 
 def paste_warped(
-    frame: NDArray[np.uint8],
+    frame: NDArray[Sample],
     flow: NDArray[np.float32],
     rest: NDArray[np.float32],
     crop_from_frame: NDArray[np.float64],
@@ -160,13 +165,23 @@ def paste_warped(
     placed_flow = resample(turned, window_from_crop, size_hw)
     moves = np.abs(placed_flow).max(axis=2, keepdims=True) >= STILL
     moved = displace(frame, placed_flow, corner_xy=corner_xy, interpolation="cubic")
-    painted = np.where(moves, moved, region) + resample(rest, window_from_crop, size_hw)
-    region[...] = np.clip(np.rint(painted), 0, 255).astype(np.uint8)
+    levels = resample(rest, window_from_crop, size_hw) * _level(frame)
+    _put(region, np.where(moves, moved, region) + levels)
+
+
+def _level(frame: NDArray[Sample]) -> np.float32:
+    """Return the steps of a frame's samples that make one grey level of 255."""
+    return np.float32(np.iinfo(frame.dtype).max / 255)
+
+
+def _put(region: NDArray[Sample], painted: NDArray[np.floating]) -> None:
+    largest = np.iinfo(region.dtype).max
+    region[...] = np.clip(np.rint(painted), 0, largest).astype(region.dtype)
 
 
 def _find_window(
-    frame: NDArray[np.uint8], size: int, crop_from_frame: NDArray[np.float64]
-) -> tuple[NDArray[np.uint8], tuple[int, int], NDArray[np.float64]] | None:
+    frame: NDArray[Sample], size: int, crop_from_frame: NDArray[np.float64]
+) -> tuple[NDArray[Sample], tuple[int, int], NDArray[np.float64]] | None:
     """Return the part of a frame that a crop touches, its corner, and window_from_crop; or None."""
     quad = quad_from_crop(crop_from_frame, size)
     window = paste_window(quad, (frame.shape[0], frame.shape[1]))

@@ -7,7 +7,7 @@ vectors, D width of a style vector, H and W a picture's height and width, R a cr
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from stabilizers import StabilizerPlan
 Int64Array = NDArray[np.int64]
 Float64Array = NDArray[np.float64]
 UInt8Array = NDArray[np.uint8]
+UInt16Array = NDArray[np.uint16]
 
 CompositeMode = Literal["warped", "residual", "generated"]
 SeamMode = Literal["feather", "laplacian", "poisson"]
@@ -147,17 +148,76 @@ class VideoInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredFrame:
+    """A frame as its file holds it, so that what is not edited can be written back unchanged.
+
+    Attributes:
+        pixel_format: FFmpeg's name of the layout, as `yuv420p10le`; planar, one array a plane.
+        planes: (h, w) uint8, or uint16 for more than 8 bits; not turned for display, read-only.
+        picture: (H, W, 3) the same frame in RGB and upright, as the networks and the paste see it:
+            uint8, or uint16 with 65535 = white for more than 8 bits.
+    """
+
+    pixel_format: str
+    planes: tuple[UInt8Array | UInt16Array, ...]
+    picture: UInt8Array | UInt16Array
+
+    def __post_init__(self) -> None:
+        check_shape("picture", self.picture, (None, None, 3))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FrameBatch:
-    """Consecutive frames: uint8 (N, H, W, 3) RGB upright, and their int64 (N,) 0-based indices."""
+    """Consecutive frames: uint8 (N, H, W, 3) RGB upright, and their int64 (N,) 0-based indices.
+
+    `stored`: N frames as their file holds them, before any edit; empty where nobody asked for them.
+    `deep`: uint16 (N, H, W, 3), 65535 = white: the same frames where they have more than 8 bits;
+    what is painted is painted there.
+    """
 
     frames: UInt8Array
     indices: Int64Array
+    stored: tuple[StoredFrame, ...] = ()
+    deep: UInt16Array | None = None
 
     def __post_init__(self) -> None:
         check_shape("frames", self.frames, (None, None, None, 3))
         check_dtype("frames", self.frames, np.uint8)
         check_shape("indices", self.indices, (len(self.frames),))
         check_increasing("indices", self.indices)
+        if len(self.stored) not in (0, len(self.frames)):
+            raise ValueError(f"stored holds {len(self.stored)} frames, expected {len(self.frames)}")
+        if self.deep is not None:
+            check_shape("deep", self.deep, self.frames.shape)
+            check_dtype("deep", self.deep, np.uint16)
+
+    @property
+    def canvas(self) -> UInt8Array | UInt16Array:
+        """The frames at their own depth: what is painted on."""
+        return self.frames if self.deep is None else self.deep
+
+    def part(self, start: int, stop: int | None = None) -> "FrameBatch":
+        """Return the frames at the places [start, stop) of this batch."""
+        span = slice(start, stop)
+        return FrameBatch(
+            frames=self.frames[span],
+            indices=self.indices[span],
+            stored=self.stored[span],
+            deep=None if self.deep is None else self.deep[span],
+        )
+
+    def painted(self, canvas: UInt8Array | UInt16Array) -> "FrameBatch":
+        """Return the batch with another canvas; frames of 8 bits follow where a deep one changed.
+
+        A pixel that was not painted keeps its 8 bits too: rounding it anew could move it by one.
+        """
+        if self.deep is None:
+            return replace(self, frames=canvas)
+        frames = self.frames
+        if canvas is not self.deep:
+            changed = canvas != self.deep
+            frames = np.where(changed, np.rint(canvas / 257.0).astype(np.uint8), frames)
+        return replace(self, frames=frames, deep=canvas)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -5,12 +5,15 @@ where decord is not installed. decord 0.6 conceals damage and reads ahead withou
 given the clip one stretch between IDR pictures at a time (`segments`). PyAV decodes the same
 stretch without turning it into RGB, for the times and the damage marks; its first and last picture
 must equal decord's. If decord fails, PyAV takes over at the frame that is due.
+
+Asked for what the file stores, frames come with their planes: PyAV's, which decoded them anyway.
 """
 
 import importlib
 import os
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -33,12 +36,21 @@ from vidinvert.media.containers import (
     shown,
     video_packets,
 )
+from vidinvert.media.planes import is_planar, read_planes
 from vidinvert.media.segments import begins_afresh, cut, min_frames, write_segment
-from vidinvert.types import FrameBatch, UInt8Array, VideoInfo
+from vidinvert.types import FrameBatch, StoredFrame, UInt8Array, UInt16Array, VideoInfo
 
 
 class _DecordFailedError(Exception):
     """decord did not deliver the frame that is due."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Picture:
+    """One frame in RGB (H, W, 3), and as PyAV decoded it where that is wanted."""
+
+    rgb: UInt8Array
+    decoded: VideoFrame | None = None
 
 
 def load_decord() -> ModuleType | None:
@@ -52,7 +64,12 @@ def load_decord() -> ModuleType | None:
 
 
 def decode(
-    info: VideoInfo, *, batch_size: int = 8, start: int = 0, stop: int | None = None
+    info: VideoInfo,
+    *,
+    batch_size: int = 8,
+    start: int = 0,
+    stop: int | None = None,
+    stored: bool = False,
 ) -> Iterator[FrameBatch]:
     """Yield the frames [start, stop) in batches of `batch_size`, the last one shorter.
 
@@ -63,6 +80,8 @@ def decode(
         batch_size: frames per batch.
         start: index of the first frame.
         stop: index behind the last frame, None = the end of the clip.
+        stored: give the frames as the file holds them as well (`FrameBatch.stored`), and at their
+            own depth where that is more than 8 bits; not for layouts such as palettes.
 
     Raises:
         ValueError: `batch_size` or the range makes no sense for this clip.
@@ -77,48 +96,77 @@ def decode(
             f"frames [{start}, {end}) were asked for, expected a range within "
             f"[0, {info.frame_count})"
         )
-    return _batches(info, batch_size=batch_size, start=start, stop=end)
+    return _batches(info, batch_size=batch_size, start=start, stop=end, stored=stored)
 
 
 def _batches(
-    info: VideoInfo, *, batch_size: int, start: int, stop: int
+    info: VideoInfo, *, batch_size: int, start: int, stop: int, stored: bool
 ) -> Generator[FrameBatch, None, None]:
     if start == stop:
         return
-    with closing(_frames(info, start, stop)) as frames:
+    with closing(_frames(info, start, stop, stored=stored)) as frames:
         for first in range(start, stop, batch_size):
             indices = np.arange(first, min(first + batch_size, stop), dtype=np.int64)
             stack = np.empty((len(indices), *info.size_hw, 3), dtype=np.uint8)  # (N, H, W, 3)
+            kept: list[StoredFrame] = []
             for place in range(len(indices)):
-                stack[place] = next(frames)
+                picture = next(frames)
+                stack[place] = _upright(picture.rgb, info)
+                if picture.decoded is not None:
+                    kept.append(_store(picture.decoded, info, stack[place]))
             if first + batch_size >= stop:
                 next(frames, None)  # at the clip's end: were these all?
-            yield FrameBatch(frames=stack, indices=indices)
+            deep = _stack_deep(kept) if kept and info.bit_depth > 8 else None
+            if deep is not None:  # the batch's own array, so that an unpainted frame is known
+                kept = [replace(one, picture=deep[k]) for k, one in enumerate(kept)]
+            yield FrameBatch(frames=stack, indices=indices, stored=tuple(kept), deep=deep)
 
 
-def _frames(info: VideoInfo, start: int, stop: int) -> Generator[UInt8Array, None, None]:
-    """Yield upright frames; decord first where it was chosen, PyAV from where it failed."""
+def _stack_deep(stored: list[StoredFrame]) -> UInt16Array:
+    return np.stack([np.asarray(one.picture, dtype=np.uint16) for one in stored])
+
+
+def _frames(
+    info: VideoInfo, start: int, stop: int, *, stored: bool
+) -> Generator[_Picture, None, None]:
+    """Yield frames; decord first where it was chosen, PyAV from where it failed."""
     due = start
+    stored = stored and is_planar(info.pixel_format)
     decord = load_decord() if info.reader == "decord" else None
     if decord is not None:
         try:
-            with closing(_frames_by_decord(decord, info, start, stop)) as frames:
+            with closing(_frames_by_decord(decord, info, start, stop, stored=stored)) as frames:
                 for frame in frames:
-                    yield _upright(frame, info)
+                    yield frame
                     due += 1
             return
         except _DecordFailedError:
             pass  # PyAV is the reader of record and goes on with the frame that is due
-    with closing(_frames_by_pyav(info, due, stop)) as frames:
-        for frame in frames:
-            yield _upright(frame, info)
+    with closing(_frames_by_pyav(info, due, stop, stored=stored)) as frames:
+        yield from frames
 
 
 def _upright(frame: UInt8Array, info: VideoInfo) -> UInt8Array:
     return np.rot90(frame, k=info.rotation_deg // 90) if info.rotation_deg else frame
 
 
-def _frames_by_pyav(info: VideoInfo, start: int, stop: int) -> Generator[UInt8Array, None, None]:
+def _store(decoded: VideoFrame, info: VideoInfo, picture: UInt8Array) -> StoredFrame:
+    """Keep a frame's planes beside its upright picture, which has 16 bits where 8 are too few."""
+    if info.bit_depth == 8:
+        return StoredFrame(
+            pixel_format=decoded.format.name, planes=read_planes(decoded), picture=picture
+        )
+    deep = np.asarray(decoded.to_ndarray(format="rgb48le"), dtype=np.uint16)
+    return StoredFrame(
+        pixel_format=decoded.format.name,
+        planes=read_planes(decoded),
+        picture=np.rot90(deep, k=info.rotation_deg // 90),
+    )
+
+
+def _frames_by_pyav(
+    info: VideoInfo, start: int, stop: int, *, stored: bool
+) -> Generator[_Picture, None, None]:
     """Yield frames as stored; the ones before `start` are decoded but not converted.
 
     Seeking is not used: it lands on the wrong frame in open groups of pictures, fragmented MP4 and
@@ -132,7 +180,8 @@ def _frames_by_pyav(info: VideoInfo, start: int, stop: int) -> Generator[UInt8Ar
                 if count == info.frame_count:
                     raise _other_count(info, "more frames")
                 if count >= start:
-                    yield _to_rgb(frame, info, count)
+                    rgb = _to_rgb(frame, info, count)
+                    yield _Picture(rgb=rgb, decoded=frame if stored else None)
                 count += 1
                 if count == stop and stop < info.frame_count:
                     return
@@ -141,8 +190,8 @@ def _frames_by_pyav(info: VideoInfo, start: int, stop: int) -> Generator[UInt8Ar
 
 
 def _frames_by_decord(
-    decord: ModuleType, info: VideoInfo, start: int, stop: int
-) -> Generator[UInt8Array, None, None]:
+    decord: ModuleType, info: VideoInfo, start: int, stop: int, *, stored: bool
+) -> Generator[_Picture, None, None]:
     """Yield frames as stored, one segment at a time."""
     first = 0
     frame_bytes = 3 * info.size_hw[0] * info.size_hw[1]
@@ -155,7 +204,9 @@ def _frames_by_decord(
         for segment in cut(packets, begins, at_least=min_frames(frame_bytes)):
             behind = first + len(segment)
             if behind > start:
-                frames = _segment_frames(decord, segment, stream, info, first, directory)
+                frames = _segment_frames(
+                    decord, segment, stream, info, first, directory, stored=stored
+                )
                 with closing(frames):
                     for index, frame in enumerate(frames, start=first):
                         if index >= stop:
@@ -186,9 +237,17 @@ def _segment_frames(
     info: VideoInfo,
     first: int,
     directory: Path,
-) -> Generator[UInt8Array, None, None]:
-    """Yield a segment's frames by decord, its first and last one compared with PyAV's."""
-    expected = _verified_ends(packets, stream, info, first)
+    *,
+    stored: bool,
+) -> Generator[_Picture, None, None]:
+    """Yield a segment's frames by decord, its first and last one compared with PyAV's.
+
+    Where their planes are wanted, the decoded frames of the segment are kept, at most half of
+    READ_AHEAD_BYTES.
+    """
+    decoded = _verified(packets, stream, info, first, keep=stored)
+    last = len(packets) - 1
+    expected = [_to_rgb(decoded[place], info, first + place) for place in (0, last)]
     path = directory / f"{first}.mp4"
     reader = None
     try:
@@ -206,7 +265,7 @@ def _segment_frames(
                     f"Frame {first + place} of {shown(info.path)} differs between decord and PyAV, "
                     "expected the same picture; uninstall decord, PyAV then reads alone"
                 )
-            yield frame
+            yield _Picture(rgb=frame, decoded=decoded.pop(place) if stored else None)
     except (decord.DECORDError, av.error.FFmpegError, RuntimeError, OSError, IndexError) as error:
         raise _DecordFailedError from error
     finally:
@@ -214,25 +273,26 @@ def _segment_frames(
         path.unlink(missing_ok=True)
 
 
-def _verified_ends(
-    packets: list[VideoPacket], stream: VideoStream, info: VideoInfo, first: int
-) -> tuple[UInt8Array, UInt8Array]:
-    """Decode a segment by PyAV, check times and damage, return its first and last picture."""
+def _verified(
+    packets: list[VideoPacket], stream: VideoStream, info: VideoInfo, first: int, *, keep: bool
+) -> dict[int, VideoFrame]:
+    """Decode a segment by PyAV, check times and damage; return its first and last frame, or all."""
     count = len(packets)
     seen = 0
-    head = tail = None
+    frames: dict[int, VideoFrame] = {}
     for packet in [*packets, None]:
         for frame in decode_packet(stream, packet, info.path, first + seen):
             index = first + seen
             if index >= info.frame_count or frame.pts != info.pts[index]:
                 raise _DecordFailedError
-            head = frame if seen == 0 else head
-            tail = frame
+            if not keep and seen > 1:
+                frames.pop(seen - 1, None)
+            frames[seen] = frame
             seen += 1
     stream.codec_context.flush_buffers()
-    if head is None or tail is None or seen != count:
+    if seen != count:
         raise damaged(info.path, f"frames {first + seen} to {first + count - 1}")
-    return _to_rgb(head, info, first), _to_rgb(tail, info, first + count - 1)
+    return frames
 
 
 def _to_rgb(frame: VideoFrame, info: VideoInfo, index: int) -> UInt8Array:

@@ -24,7 +24,13 @@ from av.video.stream import VideoStream
 from vidinvert.errors import EncodeError
 from vidinvert.media.codecs import Encoding, choose_encoding
 from vidinvert.media.containers import main_video_stream, open_input, pixel_bound, shown
-from vidinvert.media.planes import FULL_RANGE, UNSPECIFIED, to_planes
+from vidinvert.media.planes import (
+    FULL_RANGE,
+    UNSPECIFIED,
+    change_planes,
+    holds_planes_of,
+    to_planes,
+)
 from vidinvert.media.streams import (
     PacketCopier,
     add_copies,
@@ -33,7 +39,7 @@ from vidinvert.media.streams import (
     marked_metadata,
 )
 from vidinvert.media.targets import PendingFile, encode_errors
-from vidinvert.types import EncodeSettings, FrameBatch, UInt8Array, VideoInfo
+from vidinvert.types import EncodeSettings, FrameBatch, VideoInfo
 
 
 class VideoWriter:
@@ -180,19 +186,33 @@ class VideoWriter:
                 f"frames of {batch.frames.shape[1:3]} were given, expected {self._like.size_hw}"
             )
         with encode_errors(self._file.target):
-            for frame in batch.frames:
-                self._encode(self._stored(frame))
+            for place in range(len(batch.indices)):
+                self._encode(self._stored(batch, place))
                 self.due += 1
 
-    def _stored(self, frame: UInt8Array) -> VideoFrame:
-        """Turn an upright picture back to how it is stored, and give it its time."""
-        turned = np.rot90(frame, k=-(self._like.rotation_deg // 90))
-        picture = to_planes(
-            turned,
-            pixel_format=self._encoding.pixel_format,
-            color=self._like.color,
-            full_range=self._encoding.full_range,
-        )
+    def _stored(self, batch: FrameBatch, place: int) -> VideoFrame:
+        """Turn an upright picture back to how it is stored, and give it its time.
+
+        A frame that brings its planes keeps them wherever nothing was painted.
+        """
+        turn = self._like.rotation_deg // 90
+        own, wanted = batch.stored[place : place + 1], self._encoding.pixel_format
+        if own and holds_planes_of(own[0].pixel_format, wanted):
+            picture = change_planes(
+                own[0],
+                batch.canvas[place],
+                turn=turn,
+                pixel_format=wanted,
+                color=self._like.color,
+                full_range=self._encoding.full_range,
+            )
+        else:
+            picture = to_planes(
+                np.rot90(batch.frames[place], k=-turn),
+                pixel_format=wanted,
+                color=self._like.color,
+                full_range=self._encoding.full_range,
+            )
         picture.pts = int(self._like.pts[self.due]) - self._shift
         picture.time_base = self._like.time_base
         return picture

@@ -116,8 +116,8 @@ class SegmentedWriter(VideoWriter):
             part = self._part or self._begin_part()
             stop = min(behind, self._behind(self.due))
             count = stop - first
-            part.write(FrameBatch(frames=batch.frames[:count], indices=batch.indices[:count]))
-            batch = FrameBatch(frames=batch.frames[count:], indices=batch.indices[count:])
+            part.write(batch.part(0, count))
+            batch = batch.part(count)
             first = self.due = stop
             if stop in self._borders:
                 self._part = None
