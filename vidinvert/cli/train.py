@@ -14,13 +14,20 @@ from tqdm import tqdm
 from vidinvert.cli.options import add_common_options, count, number
 
 STAGES = ("autoencoder", "codes", "directions", "generator", "samm", "detector")
+ENCODERS = ("e4e", "restyle", "indomain", "force-indomain")  # of the other methods
 ORDERS = {  # what a word on the command line runs
-    **{stage: (stage,) for stage in STAGES},
+    **{stage: (stage,) for stage in (*STAGES, *ENCODERS)},
     "encoder": ("autoencoder", "codes"),  # our packs' encoder: the autoencoder's, then closed form
-    "pack": (*STAGES, "assemble"),
+    "pack": (*STAGES, *ENCODERS, "assemble"),
     "assemble": ("assemble",),
 }
-TOGETHER = ("autoencoder", "generator", "samm", "detector")  # what several processes share
+TOGETHER = (
+    "autoencoder",
+    "generator",
+    "samm",
+    "detector",
+    *ENCODERS,
+)  # what several processes share
 # What a stage leaves behind when it is done: `pack` does not do it again.
 RESULTS = {
     "autoencoder": "autoencoder/figures.json",
@@ -29,17 +36,26 @@ RESULTS = {
     "generator": "generator/figures.json",
     "samm": "samm/figures.json",
     "detector": "detector/detector/manifest.json",
+    **{name: f"{name}/figures.json" for name in ENCODERS},
 }
 # Images and batch sizes; the minutes below end the stages of a CPU much earlier.
 PRESETS: dict[str, dict[str, tuple[int, int]]] = {
-    "mini": {"autoencoder": (400_000, 8), "generator": (200_000, 16), "samm": (60_000, 8)},
+    "mini": {
+        "autoencoder": (400_000, 8),
+        "generator": (200_000, 16),
+        "samm": (60_000, 8),
+        **dict.fromkeys(ENCODERS, (60_000, 8)),
+    },
     "mini-256": {
         "autoencoder": (4_000_000, 64),
         "generator": (3_000_000, 64),
         "samm": (400_000, 32),
+        **dict.fromkeys(ENCODERS, (400_000, 32)),
     },
 }
-MINUTES = {"autoencoder": 28.0, "generator": 44.0, "samm": 18.0, "detector": 25.0}
+MINUTES = {"autoencoder": 28.0, "generator": 44.0, "samm": 18.0, "detector": 25.0} | dict.fromkeys(
+    ENCODERS, 10.0
+)
 
 
 def add_parser(commands: Any) -> None:
@@ -48,9 +64,10 @@ def add_parser(commands: Any) -> None:
         "train",
         help="train a face pack of your own, stage by stage",
         description="Train a face pack. The stages, in their order: " + ", ".join(STAGES) + ". "
+        "Then the encoders of the other methods, in any order: " + ", ".join(ENCODERS) + ". "
         "Each continues from its checkpoint if it was interrupted. `pack` runs those that are not "
         "done and puts the pack together, `assemble` does only that. Started by torchrun, "
-        "`autoencoder`, `generator`, `samm` and `detector` use a process a device.",
+        "all but `codes` and `directions` use a process a device.",
     )
     parser.add_argument("stage", choices=tuple(ORDERS), help="one stage, or `pack` for all")
     parser.add_argument(
@@ -66,8 +83,8 @@ def add_parser(commands: Any) -> None:
         "--from",
         dest="start",
         metavar="PACK",
-        help="go on from the autoencoder and the detector of this pack; `directions` and "
-        "`assemble` take from it what the work folder lacks",
+        help="go on from the autoencoder and the detector of this pack; `directions`, the encoders "
+        "and `assemble` take from it what the work folder lacks",
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
     parser.add_argument("--minutes", type=number(0.05), help="wall time of the stage")
@@ -150,7 +167,7 @@ def _run_stage(
 
     from vidinvert.checkpoints import find_pack
     from vidinvert.cli.device import choose_device, choose_precision
-    from vidinvert.training import pack, stages
+    from vidinvert.training import encoder_stage, pack, stages
     from vidinvert.training.loop import Schedule
 
     work: Path = options.output
@@ -192,6 +209,17 @@ def _run_stage(
         if stage == "autoencoder":
             return stages.train_autoencoder(
                 work, faces, helpers, schedule, start=start, device=device, progress=bar.step
+            )
+        if stage in ENCODERS:
+            return encoder_stage.train_encoder(
+                stage,
+                work,
+                faces,
+                helpers,
+                schedule,
+                start=start,
+                device=device,
+                progress=bar.step,
             )
         recipe = {"generator": stages.train_generator, "samm": stages.train_samm}[stage]
         return recipe(work, faces, helpers, schedule, device=device, progress=bar.step)

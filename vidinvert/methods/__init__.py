@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vidinvert.errors import PlanError
-from vidinvert.methods import eigen, encoder_only, samm
+from vidinvert.methods import eigen, eigen_encoders, encoder_only, samm
 from vidinvert.types import Embedding, FacePack, Synthesis
 
 __all__ = ["LOADERS", "Loader", "Method", "load_method"]
@@ -56,6 +56,10 @@ Loader = Callable[[FacePack, torch.device, torch.dtype], Method]
 # (kind of generator, method) -> what loads it.
 LOADERS: dict[tuple[str, str], Loader] = {
     ("eigen", "samm"): eigen.load,
+    ("eigen", "e4e"): eigen_encoders.load_e4e,
+    ("eigen", "restyle"): eigen_encoders.load_restyle,
+    ("eigen", "indomain"): eigen_encoders.load_indomain,
+    ("eigen", "force-indomain"): eigen_encoders.load_force_indomain,
     ("stylegan2", "samm"): samm.load,
     ("stylegan2", "e4e"): encoder_only.load,
 }

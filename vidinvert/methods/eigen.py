@@ -1,9 +1,10 @@
 """SAMM on our own packs: an eigen-latent generator and the decoder of a small autoencoder."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vidinvert.checkpoints import fill_module, load_part, select
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
@@ -74,23 +75,10 @@ class EigenSamm:
 
 def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenSamm:
     """Load a pack of kind eigen: files `autoencoder`, `generator` and `samm`."""
-    components = [int(count) for count in pack.settings["components"]]
-    encoder, decoder = FaceEncoder(), FaceDecoder()
-    generator = EigenGenerator(components, style_width=pack.style_width)
+    encoder, decoder, generator = load_networks(pack, device, dtype)
     compared = pack.settings.get("samm_compared", (None, None))
     samm = eigen_samm(crop_size=pack.crop_size, compared=compared)
-    autoencoder = load_part(pack, "autoencoder")
-    for module, part, state in (
-        (encoder, "autoencoder", select(autoencoder, "encoder.")),
-        (decoder, "autoencoder", select(autoencoder, "decoder.")),
-        (generator, "generator", restore_bases(load_part(pack, "generator"))),
-        (samm, "samm", load_part(pack, "samm")),
-    ):
-        full = {name: tensor.float() for name, tensor in state.items()}
-        fill_module(module, full, source=str(pack.files[part].path))
-        module.to(device)
-        set_precision(module, dtype)
-        prepare(module)
+    fill_part(samm, load_part(pack, "samm"), pack, "samm", device, dtype)
     return EigenSamm(
         crop_size=pack.crop_size,
         style_count=pack.style_count,
@@ -101,3 +89,36 @@ def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenSamm:
         samm=samm,
         dtype=dtype,
     )
+
+
+def load_networks(
+    pack: FacePack, device: torch.device, dtype: torch.dtype
+) -> tuple[FaceEncoder, FaceDecoder, EigenGenerator]:
+    """Load what every method on a pack of kind eigen needs: `autoencoder` and `generator`."""
+    components = [int(count) for count in pack.settings["components"]]
+    encoder, decoder = FaceEncoder(), FaceDecoder()
+    generator = EigenGenerator(components, style_width=pack.style_width)
+    autoencoder = load_part(pack, "autoencoder")
+    for module, part, state in (
+        (encoder, "autoencoder", select(autoencoder, "encoder.")),
+        (decoder, "autoencoder", select(autoencoder, "decoder.")),
+        (generator, "generator", restore_bases(load_part(pack, "generator"))),
+    ):
+        fill_part(module, state, pack, part, device, dtype)
+    return encoder, decoder, generator
+
+
+def fill_part(
+    module: nn.Module,
+    state: Mapping[str, Tensor],
+    pack: FacePack,
+    part: str,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Fill a network from a part's parameters, and make it ready for inference."""
+    full = {name: tensor.float() for name, tensor in state.items()}
+    fill_module(module, full, source=str(pack.files[part].path))
+    module.to(device)
+    set_precision(module, dtype)
+    prepare(module)

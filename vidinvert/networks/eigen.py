@@ -79,11 +79,19 @@ class EigenBasis(nn.Module):
 
     def codes(self, latents: Tensor) -> Tensor:
         """Project latents (N, 32, 32, 32) to w_plus (N, 4, D) float32, about unit variance."""
+        return self._project(latents, centred=True)
+
+    def changes(self, latents: Tensor) -> Tensor:
+        """Return what adding latents (N, 32, 32, 32) to others adds to their codes: (N, 4, D)."""
+        return self._project(latents, centred=False)
+
+    def _project(self, latents: Tensor, *, centred: bool) -> Tensor:
         rows = []
         with torch.autocast(latents.device.type, enabled=False):
             for level, band in enumerate(split_bands(latents.float())):
                 mean, basis, sigma = self.level(level)
-                row = (band.flatten(1) - mean) @ basis.T / sigma  # (N, K_l)
+                flat = band.flatten(1) - mean if centred else band.flatten(1)
+                row = flat @ basis.T / sigma  # (N, K_l)
                 rows.append(F.pad(row, (0, self.style_width - row.shape[1])))
         return torch.stack(rows, dim=1)
 
