@@ -18,6 +18,7 @@ from stabilizers.plan import StabilizerPlan
 from stabilizers.recursive import KalmanFilter, OneEuroFilter, kalman_rts, one_euro
 from stabilizers.signals import GaussianFilter, TemporalFilter, gaussian, smooth
 from stabilizers.transforms import SimilarityFilter, smooth_similarities
+from stabilizers.variation import TotalVariationFilter, total_variation
 from stabilizers.windows import (
     BilateralFilter,
     MedianFilter,
@@ -41,6 +42,7 @@ __all__ = [
     "SimilarityFilter",
     "StabilizerPlan",
     "TemporalFilter",
+    "TotalVariationFilter",
     "bilateral",
     "flow_tensor",
     "gaussian",
@@ -56,6 +58,7 @@ __all__ = [
     "smooth_latents",
     "smooth_masks",
     "smooth_similarities",
+    "total_variation",
     "visible_in_both",
     "warp_back",
 ]

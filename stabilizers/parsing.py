@@ -6,6 +6,7 @@ from typing import Any
 from stabilizers.masks import FlowFilter
 from stabilizers.recursive import KalmanFilter, OneEuroFilter
 from stabilizers.signals import GaussianFilter, TemporalFilter
+from stabilizers.variation import TotalVariationFilter
 from stabilizers.windows import BilateralFilter, MedianFilter, SavitzkyGolayFilter
 
 
@@ -26,6 +27,7 @@ _FILTERS: dict[str, _Written] = {
         OneEuroFilter, {"cutoff": "cutoff_hz", "beta": "beta", "derivative": "derivative_hz"}
     ),
     "kalman": _Written(KalmanFilter, {"time": "time_seconds"}),
+    "tv": _Written(TotalVariationFilter, {"time": "time_seconds"}),
 }
 _FLOW = _Written(
     FlowFilter, {"time": "time_seconds", "levels": "levels", "radius": "radius", "edge": "edge"}
@@ -36,7 +38,8 @@ def parse_filter(text: str) -> TemporalFilter | None:
     """Read a filter: `none`, or NAME[:PARAMETER=VALUE,...], in seconds or Hz.
 
     `gaussian:sigma`, `savgol:window,order`, `median:window`, `bilateral:sigma,steps`,
-    `one-euro:cutoff,beta,derivative` and `kalman:time` (left out: estimated).
+    `one-euro:cutoff,beta,derivative`, `kalman:time` (left out: estimated) and `tv:time` (total
+    variation).
 
     Raises:
         ValueError: the filter or a parameter is unknown, or a value is not a number in its range.

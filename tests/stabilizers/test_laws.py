@@ -12,6 +12,7 @@ from stabilizers import (
     OneEuroFilter,
     SavitzkyGolayFilter,
     TemporalFilter,
+    TotalVariationFilter,
     smooth,
 )
 from tests.stabilizers.signals_to_filter import noise, uneven_seconds
@@ -24,6 +25,7 @@ SYMMETRIC = [
     BilateralFilter(),
     KalmanFilter(time_seconds=0.15),
     KalmanFilter(),
+    TotalVariationFilter(),
 ]
 LINEAR = [
     GaussianFilter(),
@@ -31,7 +33,13 @@ LINEAR = [
     KalmanFilter(time_seconds=0.15),
     OneEuroFilter(),
 ]
-BOUNDED = [GaussianFilter(), MedianFilter(), BilateralFilter(), OneEuroFilter(beta=0.5)]
+BOUNDED = [
+    GaussianFilter(),
+    MedianFilter(),
+    BilateralFilter(),
+    TotalVariationFilter(),
+    OneEuroFilter(beta=0.5),
+]
 ALL = [*SYMMETRIC, *CAUSAL]
 
 

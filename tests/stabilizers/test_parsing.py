@@ -8,6 +8,7 @@ from stabilizers import (
     MedianFilter,
     OneEuroFilter,
     SavitzkyGolayFilter,
+    TotalVariationFilter,
     parse_filter,
     parse_mask_filter,
 )
@@ -30,6 +31,8 @@ from stabilizers import (
         ),
         ("kalman", KalmanFilter()),
         ("kalman:time=0.2", KalmanFilter(time_seconds=0.2)),
+        ("tv", TotalVariationFilter()),
+        ("tv:time=0.4", TotalVariationFilter(time_seconds=0.4)),
     ],
 )
 def test_filters_are_read_as_written(parse, text, filter_):

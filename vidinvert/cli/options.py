@@ -160,8 +160,8 @@ def add_look_options(parser: argparse.ArgumentParser) -> None:
             f"--{name}-smoothing",
             type=mask_filter_text if name == "mask" else filter_text,
             metavar="FILTER",
-            help=f"of the {what}: none, or gaussian, savgol, median, bilateral, one-euro, kalman"
-            f"{', flow' if name == 'mask' else ''}[:PARAM=VALUE,...] in seconds or Hz, as "
+            help=f"of the {what}: none, or gaussian, savgol, median, bilateral, one-euro, kalman, "
+            f"tv{', flow' if name == 'mask' else ''}[:PARAM=VALUE,...] in seconds or Hz, as "
             "gaussian:sigma=0.1",
         )
     look.add_argument(
