@@ -114,13 +114,23 @@ def open_stillborn(setup: Setup, device: str):
 
 
 def open_fragile_editor(setup: Setup, device: str):
-    """The real editor; sources whose names ask for it break their worker instead."""
+    """The real editor; sources whose names ask for it break their worker instead.
+
+    What it does goes to the ledger, so that work done twice shows. BATCH_SEGMENT_FRAMES makes its
+    segments so short that a clip of a few frames has several.
+    """
+    from vidinvert import pipeline
     from vidinvert.batch.work import open_editor
 
+    pipeline.SEGMENT_FRAMES = int(os.environ.get("BATCH_SEGMENT_FRAMES", pipeline.SEGMENT_FRAMES))
     edit = open_editor(setup, device)
 
     def carry_out(order, *, work, result, tell):
+        def noted(stage, done, total):
+            note(order, f"{stage} {done}")
+            tell(stage, done, total)
+
         break_down(order.source.name, work, tell)
-        return edit(order, work=work, result=result, tell=tell)
+        return edit(order, work=work, result=result, tell=noted)
 
     return carry_out

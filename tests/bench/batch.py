@@ -20,6 +20,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
 from tests.batch.test_supervisor import hashes
 from tests.bench.pipeline import processor
 from tests.mini import read_clip
@@ -121,38 +123,78 @@ def run(options: argparse.Namespace) -> None:
     print(json.dumps(Counter(outcome.state for outcome in outcomes)))
 
 
-def start(options: argparse.Namespace, output: Path) -> subprocess.Popen[bytes]:
-    """Start `run` in a process of its own."""
+def start(options: argparse.Namespace, output: Path, ledger: Path) -> subprocess.Popen[bytes]:
+    """Start `run` in a process of its own; its edits are cut into segments of 8 frames."""
     command = [sys.executable, "-m", "tests.bench.batch", "run", str(options.clips)]
     command += ["-o", str(output), "--seconds", str(options.seconds)]
     command += ["--workers", str(options.workers), "--names", *options.names]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    environment = {**os.environ, "BATCH_LEDGER": str(ledger), "BATCH_SEGMENT_FRAMES": "8"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, env=environment)
 
 
 def kills(options: argparse.Namespace) -> None:
     """Kill and resume real edits."""
+    ledger = options.output / "ledger"
     started = time.monotonic()
-    if start(options, options.output / "whole").wait():
+    if start(options, options.output / "whole", ledger).wait():
         raise RuntimeError("the undisturbed run failed")
     usual = time.monotonic() - started
     expected = frame_hashes(options.output / "whole")
     delays = random.Random(1)
-    same, twice, killed = 0, 0, 0
+    counts = Counter[str]()
     for number in range(options.kills):
         output = options.output / f"out{number}"
-        process = start(options, output)
+        process = start(options, output, ledger)
         time.sleep(delays.uniform(0.2, 0.95) * usual)
         process.send_signal(signal.SIGKILL)
-        killed += process.wait() == -signal.SIGKILL
-        start(options, output).wait()
-        same += frame_hashes(output) == expected and hashes(output) == hashes(
+        counts["killed"] += process.wait() == -signal.SIGKILL
+        found = finished_work(output)
+        ledger.unlink(missing_ok=True)
+        start(options, output, ledger).wait()
+        counts["identical"] += frame_hashes(output) == expected and hashes(output) == hashes(
             options.output / "whole"
         )
         with Journal(output / ".vidinvert" / "journal.sqlite") as journal:
             done = Counter(str(path) for path, event, _ in journal.events() if event == "done")
-        twice += any(count != 1 for count in done.values()) or len(done) != len(expected)
+        again = any(count != 1 for count in done.values()) or len(done) != len(expected)
+        notes = ledger.read_text().splitlines() if ledger.is_file() else []
+        counts["with work done twice"] += again or bool(done_again(found, notes))
+        counts["that found a clip done"] += "done" in found.values()
+        counts["that found an analysis"] += 0 in found.values()
+        counts["that found segments"] += any(isinstance(n, int) and n > 0 for n in found.values())
         shutil.rmtree(output)
-        print(f"{number + 1}: {killed} killed, {same} identical, {twice} with a clip done twice")
+        print(f"{number + 1}:", ", ".join(f"{n} {what}" for what, n in counts.items()), flush=True)
+
+
+def finished_work(output: Path) -> dict[str, int | str]:
+    """Return what a killed run had finished of each clip: `done`, or frames rendered.
+
+    0 frames: its analysis is kept. Clips of which nothing is finished are absent.
+    """
+    found: dict[str, int | str] = {path.name: "done" for path in output.glob("*.m??")}
+    state = output / ".vidinvert"
+    if not (state / "journal.sqlite").is_file():
+        return found
+    for kept in state.glob("work/*/analysis.npz"):
+        segments = sorted(kept.parent.glob("segments/[0-9]*"))
+        last = segments[-1].stem.partition("-")[2] if segments else "0"
+        with np.load(kept) as arrays:
+            clip = json.loads(str(arrays["header"]))["source"]["name"]
+        found.setdefault(clip, int(last))
+    return found
+
+
+def done_again(found: dict[str, int | str], notes: list[str]) -> list[str]:
+    """Return what a resumed run noted that it did although it was finished."""
+    again: list[str] = []
+    for note in notes:
+        clip, stage, frames = note.rsplit(" ", 2)
+        before = found.get(clip)
+        measured = before is not None and stage in ("detect", "invert")
+        rendered = isinstance(before, int) and stage == "render" and int(frames) <= before
+        if before == "done" or measured or rendered:
+            again.append(note)
+    return again
 
 
 def frame_hashes(directory: Path) -> dict[str, str]:
