@@ -135,17 +135,18 @@ def start(options: argparse.Namespace, output: Path, ledger: Path) -> subprocess
 def kills(options: argparse.Namespace) -> None:
     """Kill and resume real edits."""
     ledger = options.output / "ledger"
-    started = time.monotonic()
     if start(options, options.output / "whole", ledger).wait():
         raise RuntimeError("the undisturbed run failed")
-    usual = time.monotonic() - started
+    steps = len(ledger.read_text().splitlines())
     expected = frame_hashes(options.output / "whole")
-    delays = random.Random(1)
+    chance = random.Random(1)
     counts = Counter[str]()
     for number in range(options.kills):
         output = options.output / f"out{number}"
+        ledger.unlink(missing_ok=True)
         process = start(options, output, ledger)
-        time.sleep(delays.uniform(0.2, 0.95) * usual)
+        await_steps(ledger, chance.randrange(steps), process)
+        time.sleep(chance.uniform(0.0, 1.0))
         process.send_signal(signal.SIGKILL)
         counts["killed"] += process.wait() == -signal.SIGKILL
         found = finished_work(output)
@@ -164,6 +165,14 @@ def kills(options: argparse.Namespace) -> None:
         counts["that found segments"] += any(isinstance(n, int) and n > 0 for n in found.values())
         shutil.rmtree(output)
         print(f"{number + 1}:", ", ".join(f"{n} {what}" for what, n in counts.items()), flush=True)
+
+
+def await_steps(ledger: Path, count: int, process: "subprocess.Popen[bytes]") -> None:
+    """Wait until so many steps are noted: a moment that no other load of the machine moves."""
+    while process.poll() is None:
+        if count == 0 or (ledger.is_file() and len(ledger.read_text().splitlines()) >= count):
+            return
+        time.sleep(0.01)
 
 
 def finished_work(output: Path) -> dict[str, int | str]:
