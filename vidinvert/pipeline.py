@@ -204,7 +204,9 @@ def edit_video(
     )
     if not measured.tracks:
         if not allow_no_face:
-            raise NoFaceError(_no_face_message(info, plans))
+            raise NoFaceError(
+                f"{_no_face_message(info, plans)} Such clips are copied with --allow-no-face."
+            )
         copy_clip(info, Path(target), overwrite=overwrite)
         return _report(measured, target, pack, plans, clock, started, kept=analysis, steadiness=())
     if save_analysis is not None:
@@ -595,8 +597,7 @@ def _no_face_message(info: VideoInfo, plans: Plans) -> str:
     return (
         f"No face found in {info.path.name} ({info.frame_count} frames, score threshold "
         f"{plans.tracking.min_score:g}, smallest face {plans.tracking.min_size:g} px). "
-        "Lower --min-score, choose a part with --start and --end, or copy such clips unedited with "
-        "--allow-no-face."
+        "Lower --min-score or --min-size, or choose another part with --start and --end."
     )
 
 

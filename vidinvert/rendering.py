@@ -223,10 +223,11 @@ def make_mask_directory(directory: Path, *, overwrite: bool) -> None:
 
 
 def check_mask_directory(directory: Path, *, overwrite: bool) -> None:
-    """Check that a folder for masks could be made, and make nothing.
+    """Check that a folder for masks could be made, and leave nothing behind.
 
     Raises:
-        EncodeError: it exists and is not an empty folder, or its parent is not there.
+        EncodeError: it exists and is not an empty folder, or its parent is not there or takes no
+            folder.
     """
     occupied = directory.exists() and (not directory.is_dir() or any(directory.iterdir()))
     if occupied and not overwrite:
@@ -236,6 +237,20 @@ def check_mask_directory(directory: Path, *, overwrite: bool) -> None:
         )
     if not directory.parent.is_dir() or (directory.exists() and not directory.is_dir()):
         raise EncodeError(f"{directory} cannot be made a folder for masks; choose another place")
+    _stage_for(directory).rmdir()
+
+
+def _stage_for(directory: Path) -> Path:
+    """Make a folder beside one for masks, for files that are not complete yet."""
+    staged = directory.parent / f".vidinvert-{secrets.token_hex(6)}.partial"
+    try:
+        staged.mkdir()
+    except OSError as error:
+        raise EncodeError(
+            f"{directory} could not be made a folder for masks ({error.strerror}), expected room "
+            "and permission beside it; choose another place"
+        ) from error
+    return staged
 
 
 @contextmanager
@@ -246,8 +261,7 @@ def stage_masks(directory: Path, *, overwrite: bool) -> Iterator[Path]:
         EncodeError: see `check_mask_directory`.
     """
     check_mask_directory(directory, overwrite=overwrite)
-    staged = directory.parent / f".vidinvert-{secrets.token_hex(6)}.partial"
-    staged.mkdir()
+    staged = _stage_for(directory)
     try:
         yield staged
         directory.mkdir(exist_ok=True)

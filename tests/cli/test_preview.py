@@ -55,6 +55,8 @@ def test_masks_are_shaped_in_the_preview_as_the_options_say(kept, tmp_path, caps
         (["--sheet", "{}"], 1, "ends in ''"),
         (["--video", "{}/overlay.avi"], 1, "expected one of .mp4"),
         (["--masks", "/nowhere/at/all"], 1, "cannot be made a folder for masks"),
+        (["-o", "/proc/p.html"], 1, "could not be written"),  # for root, too
+        (["--masks", "/proc/masks"], 1, "could not be made a folder for masks"),
         (["-o", "{}/p.html", "--edit", "smle=1"], 2, "no edit named 'smle'"),
         (["-o", "{}/p.html", "--mask-min", "0.9", "--mask-max", "0.8"], 2, "must lie above"),
         (["-o", "{}/p.html", "--start", "77"], 2, "No frame of talk.mp4 lies between"),
@@ -103,4 +105,5 @@ def test_a_clip_without_a_face_has_no_preview(tmp_path, capsys):
     status, _, err = run(capsys, source, "-o", tmp_path / "p.html", "--quiet", *more)
     assert status == 1
     assert "No face found in bars.mp4" in err
+    assert "--allow-no-face" not in err  # a preview copies nothing
     assert [path.name for path in tmp_path.iterdir()] == ["bars.mp4"]

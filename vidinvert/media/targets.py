@@ -36,7 +36,7 @@ def encode_errors(target: Path) -> Iterator[None]:
 
 
 def check_target(target: str | Path, *, like: VideoInfo, overwrite: bool = False) -> None:
-    """Check that an output for the clip `like` could be created, without creating anything.
+    """Check that an output for the clip `like` could be created, and leave nothing behind.
 
     Raises:
         EncodeError: see `PendingFile`.
@@ -61,8 +61,8 @@ class PendingFile:
         format: the muxer's name; empty where the file is no clip.
 
     Raises:
-        EncodeError: the suffix is unknown, the directory is missing or may not be written, `target`
-            is the source, a directory, or exists and may not be replaced.
+        EncodeError: the suffix is unknown, the directory is missing or takes no file, `target` is
+            the source, a directory, or exists and may not be replaced.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class PendingFile:
             self._check(source, suffixes)
         self.format = MUXERS.get(self.target.suffix.lower(), "")
         self.path = self.target.parent / f".vidinvert-{secrets.token_hex(6)}.partial"
+        self.create()  # rights do not tell all: read-only discs, quotas, what is no disc
+        self.discard()
 
     def _check(self, source: Path, suffixes: Collection[str]) -> None:
         name = shown(self.target)
