@@ -183,6 +183,8 @@ def _load(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             f"{path} is not a file, expected an analysis; write one with --save-analysis first."
         )
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no .npz archive, or was cut short")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(str(arrays["header"]))
