@@ -213,8 +213,8 @@ def test_a_stage_that_goes_on_counts_all_that_was_trained_before(tmp_path):
 
 
 def test_a_stages_figures_are_rounded_in_the_file_alone(tmp_path):
-    figures = stages._write_figures({"psnr": 12.345678}, tmp_path)
+    figures = stages.write_figures({"psnr": 12.345678}, tmp_path)
     assert figures == {"psnr": 12.345678}
     assert json.loads((tmp_path / "figures.json").read_text()) == {"psnr": 12.3457}
     save_file({"a": torch.ones(2)}, tmp_path / "weights.safetensors")
-    assert stages._read_weights(tmp_path)["a"].tolist() == [1.0, 1.0]
+    assert stages.read_weights(tmp_path)["a"].tolist() == [1.0, 1.0]

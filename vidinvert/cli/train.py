@@ -13,7 +13,16 @@ from tqdm import tqdm
 
 from vidinvert.cli.options import add_common_options, count, number
 
-STAGES = ("autoencoder", "codes", "directions", "generator", "samm", "detector")
+STAGES = (
+    "autoencoder",
+    "codes",
+    "directions",
+    "generator",
+    "samm",
+    "diffcam",
+    "deghost",
+    "detector",
+)
 ENCODERS = ("e4e", "restyle", "indomain", "force-indomain")  # of the other methods
 ORDERS = {  # what a word on the command line runs
     **{stage: (stage,) for stage in (*STAGES, *ENCODERS)},
@@ -21,13 +30,15 @@ ORDERS = {  # what a word on the command line runs
     "pack": (*STAGES, *ENCODERS, "assemble"),
     "assemble": ("assemble",),
 }
-TOGETHER = (
+TOGETHER = (  # what several processes share
     "autoencoder",
     "generator",
     "samm",
+    "diffcam",
+    "deghost",
     "detector",
     *ENCODERS,
-)  # what several processes share
+)
 # What a stage leaves behind when it is done: `pack` does not do it again.
 RESULTS = {
     "autoencoder": "autoencoder/figures.json",
@@ -35,6 +46,8 @@ RESULTS = {
     "directions": "directions/attributes.npz",
     "generator": "generator/figures.json",
     "samm": "samm/figures.json",
+    "diffcam": "diffcam/figures.json",
+    "deghost": "deghost/figures.json",
     "detector": "detector/detector/manifest.json",
     **{name: f"{name}/figures.json" for name in ENCODERS},
 }
@@ -44,18 +57,27 @@ PRESETS: dict[str, dict[str, tuple[int, int]]] = {
         "autoencoder": (400_000, 8),
         "generator": (200_000, 16),
         "samm": (60_000, 8),
+        "diffcam": (40_000, 16),
+        "deghost": (60_000, 8),
         **dict.fromkeys(ENCODERS, (60_000, 8)),
     },
     "mini-256": {
         "autoencoder": (4_000_000, 64),
         "generator": (3_000_000, 64),
         "samm": (400_000, 32),
+        "diffcam": (100_000, 64),
+        "deghost": (400_000, 32),
         **dict.fromkeys(ENCODERS, (400_000, 32)),
     },
 }
-MINUTES = {"autoencoder": 28.0, "generator": 44.0, "samm": 18.0, "detector": 25.0} | dict.fromkeys(
-    ENCODERS, 10.0
-)
+MINUTES = {
+    "autoencoder": 28.0,
+    "generator": 44.0,
+    "samm": 18.0,
+    "diffcam": 8.0,
+    "deghost": 15.0,
+    "detector": 25.0,
+} | dict.fromkeys(ENCODERS, 10.0)
 
 
 def add_parser(commands: Any) -> None:
@@ -83,8 +105,8 @@ def add_parser(commands: Any) -> None:
         "--from",
         dest="start",
         metavar="PACK",
-        help="go on from the autoencoder and the detector of this pack; `directions`, the encoders "
-        "and `assemble` take from it what the work folder lacks",
+        help="go on from the autoencoder and the detector of this pack; `directions`, `diffcam`, "
+        "`deghost`, the encoders and `assemble` take from it what the work folder lacks",
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
     parser.add_argument("--minutes", type=number(0.05), help="wall time of the stage")
@@ -167,7 +189,7 @@ def _run_stage(
 
     from vidinvert.checkpoints import find_pack
     from vidinvert.cli.device import choose_device, choose_precision
-    from vidinvert.training import encoder_stage, pack, stages
+    from vidinvert.training import edit_stages, encoder_stage, pack, stages
     from vidinvert.training.loop import Schedule
 
     work: Path = options.output
@@ -208,6 +230,14 @@ def _run_stage(
         )
         if stage == "autoencoder":
             return stages.train_autoencoder(
+                work, faces, helpers, schedule, start=start, device=device, progress=bar.step
+            )
+        if stage == "diffcam":
+            return edit_stages.train_diffcam(
+                work, faces, schedule, start=start, device=device, progress=bar.step
+            )
+        if stage == "deghost":
+            return edit_stages.train_deghost(
                 work, faces, helpers, schedule, start=start, device=device, progress=bar.step
             )
         if stage in ENCODERS:

@@ -34,6 +34,11 @@ NAME, VERSION = "mini", "0.1.0"
 LICENSE = "CC-BY-NC-SA-4.0"
 SUMMARY = "Small 256 px face pack trained by vidinvert's own recipes; non-commercial"
 STAGES = ("autoencoder", "generator", "samm")
+OPTIONAL = (
+    "diffcam",
+    "deghost",
+)  # stages whose parts a pack may lack: methods beyond SAMM need them
+CLASSES_FILE = "classes.json"  # in Diff-CAM's folder: the directions that it names, in their order
 # Ratings are spread over the pictures by prediction, and what is predicted moves faces less than
 # what was rated; and of a motion, codes common to all faces hold only a part. These directions are
 # stretched until an edit of 2 is seen at once.
@@ -70,9 +75,9 @@ def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> 
         return _update(work, start)
     target = work / "pack"
     (target / "detector").mkdir(parents=True, exist_ok=True)
-    for stage in STAGES:
-        state = load_file(_existing(work / stage / "weights.safetensors"))
-        save_file(_stored(state), target / f"{stage}.safetensors")
+    trained = (*STAGES, *(stage for stage in OPTIONAL if _trained(work, stage)))
+    for stage in trained:
+        _write_part(work, stage, target)
     directions = _write_directions(work, target)
     _copy_detector(work, target)
     basis = load_file(work / "codes" / "basis.safetensors")
@@ -89,9 +94,10 @@ def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> 
             "style_width": STYLE_WIDTH,
             "samm_compared": list(COMPARED),
             "components": [len(basis[f"sigma_{level}"]) for level in range(4)],
+            **_settings(work),
         },
         files={
-            **{stage: f"{stage}.safetensors" for stage in STAGES},
+            **{stage: f"{stage}.safetensors" for stage in trained},
             "directions": "directions.safetensors",
             "detector": "detector/detector.onnx",
         },
@@ -99,6 +105,25 @@ def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> 
         provenance=_provenance(work, faces),
         figures=_figures(work),
     )
+
+
+def _trained(work: Path, stage: str) -> bool:
+    return (work / stage / "checkpoint.pt").is_file()
+
+
+def _write_part(work: Path, stage: str, target: Path) -> None:
+    state = load_file(_existing(work / stage / "weights.safetensors"))
+    save_file(_stored(state), target / f"{stage}.safetensors")
+
+
+def _settings(work: Path) -> dict[str, Any]:
+    """Return what the generator's settings must say of the optional parts trained in `work`."""
+    return {"diffcam_classes": classes_of(work)} if _trained(work, "diffcam") else {}
+
+
+def classes_of(work: Path) -> list[str]:
+    """Return the directions that the Diff-CAM of a work folder names, in their order."""
+    return json.loads(_existing(work / "diffcam" / CLASSES_FILE).read_text("utf-8"))
 
 
 def _copy_detector(work: Path, target: Path) -> None:
@@ -115,12 +140,11 @@ def _update(work: Path, start: FacePack) -> FacePack:
     shutil.copytree(start.directory, target, ignore=shutil.ignore_patterns("__pycache__"))
     described = tomllib.loads((target / PACK_FILE).read_text("utf-8"))
     directions, provenance = described.get("directions", {}), described.get("provenance", {})
-    again: list[str] = []
-    for stage in STAGES:
-        if (work / stage / "checkpoint.pt").is_file():
-            state = load_file(_existing(work / stage / "weights.safetensors"))
-            save_file(_stored(state), target / f"{stage}.safetensors")
-            again.append(stage)
+    again = [stage for stage in (*STAGES, *OPTIONAL) if _trained(work, stage)]
+    for stage in again:
+        _write_part(work, stage, target)
+    files = {part: entry["path"] for part, entry in described["files"].items()}
+    files |= {stage: f"{stage}.safetensors" for stage in again}
     if (work / "directions" / "directions.safetensors").is_file():
         directions = _write_directions(work, target)
     if (work / "detector" / "detector" / "manifest.json").is_file():
@@ -132,8 +156,9 @@ def _update(work: Path, start: FacePack) -> FacePack:
     provenance["date"] = datetime.now(UTC).date().isoformat()
     return write_pack(
         target,
-        **{key: described[key] for key in ("name", "version", "license", "summary", "generator")},
-        files={part: entry["path"] for part, entry in described["files"].items()},
+        **{key: described[key] for key in ("name", "version", "license", "summary")},
+        generator=described["generator"] | _settings(work),
+        files=files,
         formats={
             p: entry["format"] for p, entry in described["files"].items() if "format" in entry
         },
@@ -145,18 +170,22 @@ def _update(work: Path, start: FacePack) -> FacePack:
 
 def _write_directions(work: Path, target: Path) -> dict[str, Any]:
     """Write the directions, stretched (`GAINS`) and mixed (`COUNTERED`); return what is said."""
-    fitted = load_file(_existing(work / "directions" / "directions.safetensors"))
-    vectors = {name: countered(name, fitted) for name in fitted}
+    vectors = shipped_directions(work)
     described = json.loads((work / "directions" / "directions.json").read_text("utf-8"))
     for name, gain in GAINS.items():
         if name in vectors:
-            vectors[name] = gain * vectors[name]
             kind = "landmark motion" if name in MOTIONS else "predicted ratings"
             described[name]["unit"] = (
                 f"1.0 = {gain:g} standard deviations, over the training faces, of {kind}"
             )
     save_file(vectors, target / "directions.safetensors")
     return described
+
+
+def shipped_directions(work: Path) -> dict[str, Tensor]:
+    """Return the directions fitted in a work folder as packs hold them: mixed and stretched."""
+    fitted = load_file(_existing(work / "directions" / "directions.safetensors"))
+    return {name: GAINS.get(name, 1.0) * countered(name, fitted) for name in fitted}
 
 
 def countered(name: str, fitted: Mapping[str, Tensor]) -> Tensor:
@@ -195,7 +224,7 @@ def _provenance(work: Path, faces: FaceSet) -> dict[str, Any]:
         "device": f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
         "pictures": {name: int(n) for name, n in zip(names.tolist(), counts, strict=True)},
     }
-    for stage in (*STAGES, "detector"):
+    for stage in (*STAGES, *OPTIONAL, "detector"):
         entry |= _stage_history(work, stage)
     return entry
 
@@ -217,7 +246,7 @@ def _stage_history(work: Path, stage: str) -> dict[str, Any]:
 
 def _figures(work: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    for stage in (*STAGES, "detector"):
+    for stage in (*STAGES, *OPTIONAL, "detector"):
         path = work / stage / "figures.json"
         if path.is_file():
             for name, value in json.loads(path.read_text("utf-8")).items():

@@ -139,8 +139,8 @@ def train_autoencoder(
     state: dict[str, Tensor] = {}
     for name, module in recipe.averaged.items():
         state |= {f"{name}.{key}": value for key, value in module.state_dict().items()}
-    _write_weights(state, work / "autoencoder")
-    return _write_figures(recipe.evaluate(), work / "autoencoder")
+    write_weights(state, work / "autoencoder")
+    return write_figures(recipe.evaluate(), work / "autoencoder")
 
 
 def write_earlier(pack: FacePack, stage: str, directory: Path) -> None:
@@ -175,7 +175,7 @@ def unpack(pack: FacePack, work: Path) -> None:
     """Put the autoencoder and the code basis of a pack into a work folder that has none."""
     if not (work / "autoencoder" / "weights.safetensors").is_file():
         (work / "autoencoder").mkdir(parents=True, exist_ok=True)
-        _write_weights(load_part(pack, "autoencoder"), work / "autoencoder")
+        write_weights(load_part(pack, "autoencoder"), work / "autoencoder")
     if not (work / "codes" / "basis.safetensors").is_file():
         (work / "codes").mkdir(parents=True, exist_ok=True)
         state = select(restore_bases(load_part(pack, "generator")), "basis.")
@@ -382,8 +382,8 @@ def train_generator(
         device=device,
     )
     train(recipe, schedule, work / "generator", progress=progress)
-    _write_weights(recipe.averaged["generator"].state_dict(), work / "generator")
-    return _write_figures(recipe.evaluate(), work / "generator")
+    write_weights(recipe.averaged["generator"].state_dict(), work / "generator")
+    return write_figures(recipe.evaluate(), work / "generator")
 
 
 def _judge(
@@ -407,7 +407,7 @@ def _judge(
         )
         (work / "generator").mkdir(parents=True, exist_ok=True)
         save_file(_contiguous(critic.state_dict()), work / "generator" / "critic.safetensors")
-        _write_figures(
+        write_figures(
             dict(zip(judged, found.tolist(), strict=True)), work / "generator", name="critic.json"
         )
     return critic
@@ -434,8 +434,8 @@ def train_samm(
         device=device,
     )
     train(recipe, schedule, work / "samm", progress=progress)
-    _write_weights(recipe.averaged["samm"].state_dict(), work / "samm")
-    return _write_figures(recipe.evaluate(), work / "samm")
+    write_weights(recipe.averaged["samm"].state_dict(), work / "samm")
+    return write_figures(recipe.evaluate(), work / "samm")
 
 
 def _load_critic(directory: Path, attributes_judged: int) -> AttributeCritic | None:
@@ -449,7 +449,7 @@ def _load_critic(directory: Path, attributes_judged: int) -> AttributeCritic | N
 
 def load_autoencoder(work: Path) -> tuple[FaceEncoder, FaceDecoder]:
     """Load the trained autoencoder of a work folder, frozen."""
-    return _split_autoencoder(_read_weights(work / "autoencoder"))
+    return _split_autoencoder(read_weights(work / "autoencoder"))
 
 
 def _split_autoencoder(state: Mapping[str, Tensor]) -> tuple[FaceEncoder, FaceDecoder]:
@@ -479,7 +479,7 @@ def load_generator(work: Path) -> EigenGenerator:
     """Load the trained generator of a work folder, frozen."""
     basis = load_basis(work)
     generator = EigenGenerator(basis.components, style_width=STYLE_WIDTH)
-    generator.load_state_dict(_read_weights(work / "generator"))
+    generator.load_state_dict(read_weights(work / "generator"))
     return freeze(generator)
 
 
@@ -492,12 +492,18 @@ def _contiguous(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
 
-def _write_weights(state: Mapping[str, Tensor], directory: Path) -> None:
+def write_weights(state: Mapping[str, Tensor], directory: Path) -> None:
+    """Write a stage's result, which the stages after it and `assemble` read."""
     if ranks.number() == 0:
         save_file(_contiguous(state), directory / "weights.safetensors")
 
 
-def _read_weights(directory: Path) -> dict[str, Tensor]:
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """Read a stage's result.
+
+    Raises:
+        MissingError: the stage has not been run.
+    """
     path = directory / "weights.safetensors"
     if not path.is_file():
         raise MissingError(
@@ -507,9 +513,10 @@ def _read_weights(directory: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def _write_figures(
+def write_figures(
     figures: dict[str, float], directory: Path, *, name: str = "figures.json"
 ) -> dict[str, float]:
+    """Write what was measured of a stage, for the pack's description, and return it."""
     text = json.dumps({key: round(value, 4) for key, value in figures.items()}, indent=2)
     if ranks.number() == 0:
         (directory / name).write_text(text, encoding="utf-8")
