@@ -169,6 +169,10 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
         torch.testing.assert_close(direction.vector, gain * countered(name, fitted))
         assert f"1.0 = {gain:g} standard" in direction.unit or gain == 1.0
     assert load_method(pack, method="samm").crop_size == 256
+    assert pack.settings["diffcam_classes"] == list(
+        load_file(work / "pack" / "directions.safetensors")
+    )
+    assert {"diffcam", "deghost"} < set(pack.files)
     again = ["train", "autoencoder", *common, "-o", tmp_path / "again", "--batch-size", 2]
     assert main([str(word) for word in [*again, "--from", work / "pack"]]) == 0
     assert json.loads(capsys.readouterr().out)["psnr"] == pytest.approx(
@@ -181,7 +185,8 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
         assert main(["train", stage, *(str(word) for word in again)]) == 0
     update = find_pack(str(tmp_path / "third" / "pack"))
     verify_pack(update)
-    for part in ("autoencoder", "generator", "samm", "detector"):
+    assert update.settings == pack.settings
+    for part in ("autoencoder", "generator", "samm", "diffcam", "deghost", "detector"):
         assert update.files[part].sha256 == pack.files[part].sha256
     assert set(load_directions(update)) == set(load_directions(pack))
     assert update.provenance["samm_images_seen"] == 2
