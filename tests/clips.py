@@ -14,6 +14,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.filter import Graph
 from av.video.frame import VideoFrame
 
 BITS = 8
@@ -28,6 +29,8 @@ class Sound:
     language: str = "eng"
     rate: int = 16000
     hertz: float = 440.0
+    layout: str = "mono"
+    delay_seconds: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +47,9 @@ class Clip:
     rotation_deg: int = 0
     full_range: bool = False
     colorspace: int = 2
+    primaries: int = 2
+    transfer: int = 2
+    fields: str = ""  # tff or bff
     sample_aspect: Fraction | None = None
     options: dict[str, str] = field(default_factory=dict)
     container_options: dict[str, str] = field(default_factory=dict)
@@ -126,19 +132,26 @@ def write_clip(directory: Path, clip: Clip, *, name: str = "clip") -> Path:
         context.time_base = video.time_base = clip.time_base
         context.colorspace = clip.colorspace
         context.color_range = 2 if clip.full_range else 0
+        context.color_primaries, context.color_trc = clip.primaries, clip.transfer
         if clip.sample_aspect is not None:
             context.sample_aspect_ratio = clip.sample_aspect
         if clip.rotation_deg:
             video.set_display_rotation(clip.rotation_deg)
         tracks = []
         for sound in clip.sounds:
-            track = container.add_stream(sound.codec, rate=sound.rate, layout="mono")
+            track = container.add_stream(sound.codec, rate=sound.rate, layout=sound.layout)
             track.metadata["language"] = sound.language
             tracks.append(track)
         seconds = float((clip.pts[-1] + 1) * clip.time_base)
         _encode_sound(container, tracks, clip.sounds, seconds)
+        marker = None
         for number, pts in enumerate(clip.pts):
-            for packet in video.encode(_frame(number, pts, clip)):
+            frame = _frame(number, pts, clip)
+            if clip.fields:
+                marker = marker or _field_marker(frame, clip)
+                marker.push(frame)
+                frame = marker.pull()
+            for packet in video.encode(frame):
                 container.mux(packet)
         for packet in video.encode(None):
             container.mux(packet)
@@ -156,6 +169,19 @@ def _frame(number: int, pts: int, clip: Clip) -> VideoFrame:
     return frame
 
 
+def _field_marker(frame: VideoFrame, clip: Clip) -> Graph:
+    """Make a filter that marks frames as interlaced, as encoders want it."""
+    graph = Graph()
+    source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=clip.time_base
+    )
+    mark, sink = graph.add("setfield", f"mode={clip.fields}"), graph.add("buffersink")
+    source.link_to(mark)
+    mark.link_to(sink)
+    graph.configure()
+    return graph
+
+
 def _encode_sound(container, tracks, sounds, seconds) -> None:
     for track, sound in zip(tracks, sounds, strict=True):
         times = np.arange(int(seconds * sound.rate)) / sound.rate
@@ -164,11 +190,17 @@ def _encode_sound(container, tracks, sounds, seconds) -> None:
         values = wave[None].astype(np.float32)
         if layout == "s16":
             values = (values * 32767).astype(np.int16)
-        for start in range(0, values.shape[1], 1024):
-            block = np.ascontiguousarray(values[:, start : start + 1024])
-            frame = av.AudioFrame.from_ndarray(block, format=layout, layout="mono")
+        channels = len(av.AudioLayout(sound.layout).channels)
+        values = np.repeat(values, channels, axis=0)
+        if layout == "s16":  # packed
+            values = values.T.reshape(1, -1)
+        step = 1024 * (channels if layout == "s16" else 1)
+        delay = round(sound.delay_seconds * sound.rate)
+        for start in range(0, values.shape[1], step):
+            block = np.ascontiguousarray(values[:, start : start + step])
+            frame = av.AudioFrame.from_ndarray(block, format=layout, layout=sound.layout)
             frame.sample_rate = sound.rate
-            frame.pts, frame.time_base = start, Fraction(1, sound.rate)
+            frame.pts, frame.time_base = delay + start * 1024 // step, Fraction(1, sound.rate)
             container.mux(track.encode(frame))
         container.mux(track.encode(None))
 
@@ -189,13 +221,23 @@ def sound_packets(path: Path) -> list[SoundPacket]:
         packets = [
             SoundPacket(
                 places[packet.stream_index],
-                hashlib.sha256(bytes(packet)).hexdigest(),
+                hashlib.sha256(_payload(packet)).hexdigest(),
                 packet.pts * Fraction(packet.time_base),
             )
             for packet in (container.demux(*container.streams.audio) if places else ())
             if packet.pts is not None
         ]
     return sorted(packets, key=lambda packet: (packet.track, packet.seconds))
+
+
+def _payload(packet) -> bytes:
+    """Return a packet without the header that AAC has in a transport stream alone (ADTS)."""
+    content = bytes(packet)
+    if packet.stream.codec_context.name != "aac" or content[:1] != b"\xff" or len(content) < 8:
+        return content
+    if content[1] & 0xF6 != 0xF0:
+        return content
+    return content[7 if content[1] & 1 else 9 :]
 
 
 def video_packets(path: Path) -> list[str]:

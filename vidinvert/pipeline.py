@@ -207,8 +207,11 @@ def edit_video(
             raise NoFaceError(
                 f"{_no_face_message(info, plans)} Such clips are copied with --allow-no-face."
             )
-        copy_clip(info, Path(target), overwrite=overwrite)
-        return _report(measured, target, pack, plans, clock, started, kept=analysis, steadiness=())
+        left_out = copy_clip(info, Path(target), overwrite=overwrite)
+        report = _report(
+            measured, target, pack, plans, clock, started, kept=analysis, steadiness=()
+        )
+        return report | {"left_out": list(left_out)}
     if save_analysis is not None:
         measured = draw_analysis(measured, pack, plans)
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
@@ -240,7 +243,7 @@ def edit_video(
     report = _report(
         measured, target, pack, plans, clock, started, kept=analysis, steadiness=steadiness
     )
-    return report | {"quality": rendered.describe()}
+    return report | {"quality": rendered.describe(), "left_out": list(writer.left_out)}
 
 
 def measure_video(

@@ -71,6 +71,18 @@ class ColorSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HdrStatic:
+    """What an HDR clip says of itself as a whole, in the words of x265's options.
+
+    `mastering_display`: as `G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)`, chromaticity in 1/50000 and light
+    in 1/10000 cd/m²; `light_level`: as `1000,400`, the brightest pixel's and picture's cd/m².
+    """
+
+    mastering_display: str | None = None
+    light_level: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AudioStream:
     """One sound track: its index in the container, codec, sample rate in Hz, channels, language."""
 
@@ -102,6 +114,9 @@ class VideoInfo:
         bit_depth: bits per component.
         container: demuxer's name, as `mov,mp4,m4a,3gp,3g2,mj2`.
         audio: the sound tracks.
+        field_order: which half of the lines is shown first, or `progressive`.
+        hdr: what an HDR clip says of the screen it was made on; None = nothing.
+        unwritten: what the pictures carry that cannot be written again, named for the user.
         reader: who decodes: decord when the preflight passed, else PyAV.
         reader_reason: why, in one sentence.
     """
@@ -121,6 +136,9 @@ class VideoInfo:
     bit_depth: int = 8
     container: str
     audio: tuple[AudioStream, ...] = ()
+    field_order: Literal["progressive", "top first", "bottom first"] = "progressive"
+    hdr: HdrStatic | None = None
+    unwritten: tuple[str, ...] = ()
     reader: Literal["decord", "pyav"] = "pyav"
     reader_reason: str = ""
 
@@ -525,6 +543,7 @@ class EncodeSettings:
         preset: speed against size, as `medium`.
         pixel_format: as `yuv420p`; None = the source's.
         mark: write a metadata tag that says the clip was edited.
+        allow_loss: write HDR where only 8 bits are left for it, or a part of its description.
         threads: of the encoder; None = as it likes, and the stream may differ from run to run.
     """
 
@@ -533,6 +552,7 @@ class EncodeSettings:
     preset: str | None = None
     pixel_format: str | None = None
     mark: bool = True
+    allow_loss: bool = False
     threads: int | None = None
 
 

@@ -82,6 +82,8 @@ def run(options: argparse.Namespace) -> int:
         bars.close()
     if report is not None:
         report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    for what in result["left_out"]:
+        print(f"vidinvert: the output does not hold {what}", file=sys.stderr)
     if not result["tracks"]:
         print("vidinvert: no face found; the clip was copied as it is", file=sys.stderr)
     elif not any(result["edit"]):

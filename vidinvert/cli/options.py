@@ -120,6 +120,11 @@ def add_coding_options(parser: argparse.ArgumentParser) -> Any:
     coding.add_argument("--crf", type=number(0, 63), help="quality, lower is better")
     coding.add_argument("--preset", help="speed against size, as medium")
     coding.add_argument("--pixel-format", help="as yuv420p (the source's)")
+    coding.add_argument(
+        "--allow-loss",
+        action="store_true",
+        help="write HDR with 8 bits, or without Dolby Vision's data, where the output has no more",
+    )
     coding.add_argument("--no-mark", action="store_true", help="no metadata tag on the edit")
     return coding
 
@@ -283,6 +288,7 @@ def plans_from(options: argparse.Namespace) -> "Plans":
             preset=options.preset,
             pixel_format=options.pixel_format,
             mark=not options.no_mark,
+            allow_loss=options.allow_loss,
         ),
     )
 

@@ -67,7 +67,9 @@ def add_parser(commands: Any) -> None:
     add_pack_options(parser)
     add_common_options(parser)
     # The overlay is encoded like the source.
-    parser.set_defaults(run=run, codec=None, crf=None, preset=None, pixel_format=None, no_mark=True)
+    parser.set_defaults(
+        run=run, codec=None, crf=None, preset=None, pixel_format=None, no_mark=True, allow_loss=True
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -1,5 +1,6 @@
 """Choose an encoder, its pixel format and its options for an output like a given clip."""
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from av.video.format import VideoFormat
 
 from vidinvert.errors import EncodeError
 from vidinvert.media.containers import shown
+from vidinvert.media.fields import field_options
+from vidinvert.media.hdr import HLG, PQ
 from vidinvert.media.planes import chroma_shift, is_full_range
 from vidinvert.types import EncodeSettings, VideoInfo
 
@@ -28,12 +31,13 @@ class Encoding:
 class _Encoder:
     """An encoder's habits.
 
-    `preset` is the option that trades speed against size; `even`: 4:2:0 needs even sizes.
+    `crf`: its quality by default; None = it has no such option. `preset`: the option that trades
+    speed against size; None = it has none. `even`: 4:2:0 needs even sizes.
     """
 
     writes: str
-    crf: float
-    preset: tuple[str, str]
+    crf: float | None
+    preset: tuple[str, str] | None
     even: bool = False
     extra: tuple[tuple[str, str], ...] = ()
 
@@ -52,12 +56,16 @@ ENCODERS = {
         writes="vp9", crf=24, preset=("cpu-used", "4"), extra=(("b", "0"), ("row-mt", "1"))
     ),
     "libsvtav1": _Encoder(writes="av1", crf=24, preset=("preset", "8"), even=True),
+    "prores_ks": _Encoder(writes="prores", crf=None, preset=None, even=True),
+    "ffv1": _Encoder(  # lossless
+        writes="ffv1", crf=None, preset=None, extra=(("level", "3"), ("slicecrc", "1"), ("g", "1"))
+    ),
 }
 
 _SUITABLE = {
     "mp4": ("h264", "hevc", "av1", "vp9"),
-    "mov": ("h264", "hevc"),
-    "matroska": ("h264", "hevc", "vp9", "av1"),
+    "mov": ("h264", "hevc", "prores"),
+    "matroska": ("h264", "hevc", "vp9", "av1", "prores", "ffv1"),
     "webm": ("vp9", "av1"),
 }
 
@@ -82,16 +90,11 @@ def choose_encoding(
     Raises:
         EncodeError: the encoder or the pixel format is unknown or does not fit the container.
     """
-    name = settings.codec or _default_encoder(like, muxer)
+    name = settings.codec or _default_encoder(like, settings, muxer)
     encoder = _known_encoder(name, target, muxer)
     pixel_format = _choose_pixel_format(name, encoder, like, settings.pixel_format)
-    crf = encoder.crf if settings.crf is None else settings.crf
-    key, preset = encoder.preset
-    options = {**dict(encoder.extra), "crf": f"{crf:g}", key: settings.preset or preset}
-    if settings.threads is not None:
-        options["threads"] = str(settings.threads)
-        if name == "libx264":  # with macroblock trees it differs once in some hundred times
-            options["x264-params"] = "mbtree=0"
+    _check_hdr(like, name, pixel_format, settings)
+    options = _options(name, encoder, like, settings)
     tagged = encoder.writes == "hevc" and muxer in ("mp4", "mov")
     return Encoding(
         encoder=name,
@@ -103,13 +106,117 @@ def choose_encoding(
     )
 
 
-def _default_encoder(like: VideoInfo, muxer: str) -> str:
-    for name, encoder in ENCODERS.items():
-        fits = encoder.writes == like.codec and encoder.writes in _SUITABLE[muxer]
-        if fits and has_encoder(name):
+def _options(
+    name: str, encoder: _Encoder, like: VideoInfo, settings: EncodeSettings
+) -> dict[str, str]:
+    crf = encoder.crf if settings.crf is None else settings.crf
+    options = dict(encoder.extra)
+    if encoder.crf is not None:
+        options["crf"] = f"{crf:g}"
+    if encoder.preset is not None:
+        key, preset = encoder.preset
+        options[key] = settings.preset or preset
+    own: list[str] = []  # of x264 and x265, in their own syntax
+    if settings.threads is not None:
+        options["threads"] = str(settings.threads)
+        if name == "libx264":  # with macroblock trees it differs once in some hundred times
+            own.append("mbtree=0")
+    fields = field_options(name, like.field_order)
+    own += [
+        text for text in (options.pop("x265-params", ""), fields.pop("x264-params", "")) if text
+    ]
+    own += _hdr_options(name, like)
+    if own:
+        key = {"libx264": "x264-params", "libx265": "x265-params"}.get(name, "svtav1-params")
+        options[key] = ":".join(own)
+    return options | fields
+
+
+def _hdr_options(name: str, like: VideoInfo) -> list[str]:
+    """Word what an HDR clip says of itself; encoders that do not write it leave it out."""
+    if like.hdr is None or name not in ("libx265", "libsvtav1"):
+        return []
+    display, light = like.hdr.mastering_display, like.hdr.light_level
+    if name == "libsvtav1":
+        display = None if display is None else _plain_display(display)
+        return [
+            *([f"mastering-display={display}"] if display else []),
+            *([f"content-light={light}"] if light else []),
+        ]
+    return [
+        *([f"master-display={display}"] if display else []),
+        *([f"max-cll={light}"] if light else []),
+    ]
+
+
+def _plain_display(display: str) -> str:
+    """Turn x265's whole numbers into the decimal ones that SVT-AV1 reads."""
+    parts = re.findall(r"([GBRWPL]+)\((\d+),(\d+)\)", display)
+    return "".join(
+        f"{key}({int(a) / (10000 if key == 'L' else 50000):.5g},"
+        f"{int(b) / (10000 if key == 'L' else 50000):.5g})"
+        for key, a, b in parts
+    )
+
+
+def describe_loss(like: VideoInfo, encoding: Encoding) -> tuple[str, ...]:
+    """Name what of the pictures the output cannot hold, for the report."""
+    layout = VideoFormat(encoding.pixel_format)
+    losses = list(like.unwritten)
+    if has_alpha(like.pixel_format) and not has_alpha(encoding.pixel_format):
+        losses.append(f"transparency ({encoding.encoder} in {encoding.pixel_format})")
+    bits = max(component.bits for component in layout.components)
+    if bits < like.bit_depth:
+        losses.append(f"{like.bit_depth - bits} of {like.bit_depth} bits of a sample")
+    if like.field_order != "progressive" and not field_options(encoding.encoder, like.field_order):
+        losses.append("the mark that frames are interlaced")
+    if like.hdr is not None and encoding.encoder not in ("libx265", "libsvtav1"):
+        losses.append("the light levels of an HDR clip")
+    return tuple(losses)
+
+
+def has_alpha(pixel_format: str) -> bool:
+    """Say whether a layout has a plane or channel for transparency."""
+    return any(component.is_alpha for component in VideoFormat(pixel_format).components)
+
+
+def _check_hdr(like: VideoInfo, name: str, pixel_format: str, settings: EncodeSettings) -> None:
+    bits = max(component.bits for component in VideoFormat(pixel_format).components)
+    hdr = like.color.transfer in (PQ, HLG)
+    if settings.allow_loss or (not hdr and not like.unwritten):
+        return
+    if hdr and bits < 10:
+        raise EncodeError(
+            f"{shown(like.path)} is an HDR clip (transfer {like.color.transfer}) and {name} would "
+            f"write it with {bits} bits, expected 10, or its gradients become steps; choose "
+            "--codec libx265 or --pixel-format yuv420p10le, or accept that with --allow-loss"
+        )
+    if not hdr and any("Dolby" in what for what in like.unwritten):
+        raise EncodeError(
+            f"{shown(like.path)} can only be shown by means of its Dolby Vision data, which cannot "
+            "be written again, expected a clip that is HDR10, HLG or SDR without them; convert it "
+            "first, or accept wrong colours with --allow-loss"
+        )
+
+
+def _default_encoder(like: VideoInfo, settings: EncodeSettings, muxer: str) -> str:
+    """Prefer the source's codec; where it would lose bits of a deep clip, one that does not."""
+    suitable = [
+        name
+        for codec in dict.fromkeys((like.codec, *_SUITABLE[muxer]))
+        for name, encoder in ENCODERS.items()
+        if encoder.writes == codec and codec in _SUITABLE[muxer] and has_encoder(name)
+    ]
+    for name in suitable:
+        if settings.pixel_format is not None or like.bit_depth == 8 or _depth(name) >= 10:
             return name
-    first = _SUITABLE[muxer][0]
-    return next(name for name, encoder in ENCODERS.items() if encoder.writes == first)
+    return suitable[0]
+
+
+def _depth(name: str) -> int:
+    """Return the most bits a sample that an encoder takes."""
+    layouts = Codec(name, "w").video_formats or ()
+    return max(component.bits for layout in layouts for component in layout.components)
 
 
 def _known_encoder(name: str, target: Path, muxer: str) -> _Encoder:
@@ -160,12 +267,17 @@ def _similar_formats(pixel_format: str) -> list[str]:
     shifts = (0, 0) if layout.is_rgb else chroma_shift(pixel_format)
     sampling = {(1, 1): "420", (1, 0): "422", (0, 0): "444"}.get(shifts, "420")
     letter = "j" if pixel_format.startswith("yuvj") else ""
+    clear: list[str] = []
+    if has_alpha(pixel_format):
+        clear = [f"yuva{sampling}p{bits}le" for bits in (depth, 10) if depth > 8]
+        clear += ["yuva444p10le"] if depth > 8 else []
+        clear += [f"yuva{sampling}p", "yuva444p10le", "yuva420p"]
     deep = [f"yuv{sampling}p{bits}le" for bits in (depth, 10) if depth > 8]
     eight = [f"yuv{letter}{sampling}p", f"yuv{sampling}p"]
     full_colour = ["yuv444p10le"] if depth > 8 else []
     full_colour += [f"yuv{letter}444p", "yuv444p", "yuv420p"]
     keep = [] if layout.is_rgb else [pixel_format]
-    return list(dict.fromkeys([*keep, *deep, *eight, *full_colour]))
+    return list(dict.fromkeys([*keep, *clear, *deep, *eight, *full_colour]))
 
 
 def _halves_odd(pixel_format: str, like: VideoInfo) -> bool:

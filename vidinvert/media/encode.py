@@ -22,8 +22,9 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vidinvert.errors import EncodeError
-from vidinvert.media.codecs import Encoding, choose_encoding
+from vidinvert.media.codecs import Encoding, choose_encoding, describe_loss
 from vidinvert.media.containers import main_video_stream, open_input, pixel_bound, shown
+from vidinvert.media.fields import FieldMarker, field_options
 from vidinvert.media.planes import (
     FULL_RANGE,
     UNSPECIFIED,
@@ -63,7 +64,7 @@ class VideoWriter:
 
     Attributes:
         due: index of the frame that is to be written next.
-        left_out: streams of the source that the output does not hold (data, some subtitles).
+        left_out: what the output does not hold: data streams, some subtitles, transparency, bits.
 
     Raises:
         EncodeError: the output cannot be written, or frames were missing at the end.
@@ -101,6 +102,7 @@ class VideoWriter:
         self._muxed = 0
         self._open = ExitStack()
         self._pictures_only = pictures_only
+        self._fields: FieldMarker | None = None
         self.left_out = () if pictures_only else self._rehearse()
 
     def _opened(self) -> InputContainer:
@@ -121,7 +123,7 @@ class VideoWriter:
                     f"({getattr(error, 'strerror', None) or error}), expected settings that it "
                     "takes; change --crf, --preset or --pixel-format, or choose another codec"
                 ) from error
-            return left_out
+            return (*left_out, *describe_loss(self._like, self._encoding))
 
     def _set_up(
         self, source: InputContainer, output: OutputContainer
@@ -215,7 +217,13 @@ class VideoWriter:
             )
         picture.pts = int(self._like.pts[self.due]) - self._shift
         picture.time_base = self._like.time_base
-        return picture
+        if not field_options(self._encoding.encoder, self._like.field_order):
+            return picture
+        if self._fields is None:
+            self._fields = FieldMarker(
+                self._like.field_order, template=picture, time_base=self._like.time_base
+            )
+        return self._fields.mark(picture)
 
     def _encode(self, picture: VideoFrame | None) -> None:
         for packet in self._video.encode(picture):
@@ -314,8 +322,11 @@ def _ticks_shown(like: VideoInfo) -> np.ndarray:
     return np.append(steps, max(1, last)).astype(np.int64)
 
 
-def copy_clip(info: VideoInfo, target: str | Path, *, overwrite: bool = False) -> None:
+def copy_clip(info: VideoInfo, target: str | Path, *, overwrite: bool = False) -> tuple[str, ...]:
     """Copy a clip's pictures, sound and subtitles to `target` unchanged, packet by packet.
+
+    Returns:
+        What the output does not hold.
 
     Raises:
         EncodeError: the output cannot be written, or its container does not hold the streams.
@@ -329,17 +340,18 @@ def copy_clip(info: VideoInfo, target: str | Path, *, overwrite: bool = False) -
         ):
             output = av.open(f"file:{pending.path}", "w", format=pending.format)
             try:
-                _copy_streams(source, output, info, pending.target)
+                left_out = _copy_streams(source, output, info, pending.target)
             finally:
                 output.close()
         pending.commit()
+        return left_out
     finally:
         pending.discard()
 
 
 def _copy_streams(
     source: InputContainer, output: OutputContainer, info: VideoInfo, target: Path
-) -> None:
+) -> tuple[str, ...]:
     video = main_video_stream(source, info.path, max_pixels=pixel_bound(info))
     try:
         stream = add_copy(video, output)
@@ -352,9 +364,10 @@ def _copy_streams(
         stream.set_display_rotation(info.rotation_deg)
     if info.codec == "hevc" and output.format.name in ("mp4", "mov"):
         stream.codec_context.codec_tag = "hvc1"
-    copies, _ = add_copies(source, output, target)
+    copies, left_out = add_copies(source, output, target)
     copies[video.index] = stream
     output.metadata.update(kept_metadata(source.metadata))
     output.set_chapters(source.chapters())
     copier = PacketCopier(source, output, copies, begin=None, end=None, shift=Fraction(0))
     copier.copy_until(None)
+    return left_out

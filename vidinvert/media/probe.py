@@ -23,6 +23,8 @@ from vidinvert.media.containers import (
     shown,
 )
 from vidinvert.media.decode import load_decord
+from vidinvert.media.fields import field_order
+from vidinvert.media.hdr import find_dynamic, read_static
 from vidinvert.media.index import PacketIndex, check_complete, index_packets, timing
 from vidinvert.media.segments import READ_AHEAD_BYTES, cut, min_frames
 from vidinvert.types import AudioStream, ColorSpec, VideoInfo
@@ -82,6 +84,9 @@ def probe(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
             bit_depth=max(component.bits for component in first.format.components),
             container=container.format.name,
             audio=_audio(container),
+            field_order=field_order(first, int(stream.codec_context.field_order)),
+            hdr=read_static(first),
+            unwritten=_unwritten(stream, first),
             reader=reader,
             reader_reason=reason,
         )
@@ -156,6 +161,15 @@ def _color(stream: VideoStream, first: VideoFrame) -> ColorSpec:
         ),
         transfer=_first_tag(int(first.color_trc), int(context.color_trc), none=unspecified),
     )
+
+
+def _unwritten(stream: VideoStream, first: VideoFrame) -> tuple[str, ...]:
+    hidden = stream.metadata.get("alpha_mode") == "1" and not _has_alpha(first)
+    return (*find_dynamic(first), *(("transparency (of VP8 or VP9)",) if hidden else ()))
+
+
+def _has_alpha(frame: VideoFrame) -> bool:
+    return any(component.is_alpha for component in frame.format.components)
 
 
 def _first_tag(frame_tag: int, stream_tag: int, *, none: int) -> int:

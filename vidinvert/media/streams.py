@@ -6,10 +6,11 @@ from pathlib import Path
 
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
-from av.stream import Stream
+from av.stream import AttachmentStream, Disposition, Stream
+from av.video.stream import VideoStream
 
 from vidinvert.errors import EncodeError
-from vidinvert.media.containers import shown
+from vidinvert.media.containers import open_input, picture_streams, shown
 
 _WRITTEN_BY_THE_MUXER = {
     "major_brand",
@@ -18,6 +19,17 @@ _WRITTEN_BY_THE_MUXER = {
     "encoder",
     "duration",
 }
+
+
+_STILLS = {"mjpeg": ("jpg", "image/jpeg"), "png": ("png", "image/png")}
+_DISCARD_ALL = 48  # AVDiscard: what a demuxer itself says is not to be shown
+
+# QuickTime knows some languages by the other of their two codes (ISO 639-2/T to /B).
+_IN_QUICKTIME = {
+    "ces": "cze", "deu": "ger", "ell": "gre", "fas": "per", "fra": "fre", "isl": "ice",
+    "mkd": "mac", "msa": "may", "nld": "dut", "ron": "rum", "slk": "slo", "sqi": "alb",
+    "zho": "chi",
+}  # fmt: skip
 
 
 def kept_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -38,7 +50,7 @@ def marked_metadata(metadata: Mapping[str, str], comment: str | None) -> dict[st
 def add_copies(
     source: InputContainer, output: OutputContainer, target: Path
 ) -> tuple[dict[int, Stream], tuple[str, ...]]:
-    """Add a stream to `output` for every sound track, and for the subtitles that it can hold.
+    """Add a stream to `output` for every sound track, and for subtitles and covers that it holds.
 
     Returns:
         The new streams by their index in the source, and what is left out, for the report.
@@ -48,7 +60,10 @@ def add_copies(
     """
     copies: dict[int, Stream] = {}
     left_out: list[str] = []
+    pictures = picture_streams(source)
     for stream in source.streams:
+        if stream.type != "audio" and stream.discard == _DISCARD_ALL:
+            continue  # the text track of chapters, which are carried over as such
         if stream.type == "audio":
             copies[stream.index] = _add_audio(stream, output, target)
         elif stream.type == "subtitle":
@@ -56,9 +71,51 @@ def add_copies(
                 copies[stream.index] = add_copy(stream, output)
             except ValueError:  # the container does not hold this kind
                 left_out.append(f"stream {stream.index} (subtitles, {stream.name})")
-        elif stream.type != "video":
+        elif isinstance(stream, VideoStream) and stream not in pictures:
+            if not _add_still(stream, source, output, copies):
+                left_out.append(f"stream {stream.index} (a still picture)")
+        elif stream.type == "video":
+            if len(pictures) > 1 and stream.index != _main(source, pictures):
+                left_out.append(f"stream {stream.index} (more moving pictures)")
+        elif not _add_attachment(stream, output):
             left_out.append(f"stream {stream.index} ({stream.type})")
     return copies, tuple(left_out)
+
+
+def _main(source: InputContainer, pictures: list[VideoStream]) -> int:
+    best = source.streams.best("video")
+    known = [stream.index for stream in pictures]
+    return best.index if best is not None and best.index in known else known[0]
+
+
+def _add_still(
+    stream: VideoStream, source: InputContainer, output: OutputContainer, copies: dict[int, Stream]
+) -> bool:
+    """Carry a cover over; False where the container has no place for one."""
+    codec = stream.codec_context.name if stream.codec_context else ""
+    if not stream.disposition & Disposition.attached_pic or codec not in _STILLS:
+        return False
+    if output.format.name == "matroska":
+        suffix, kind = _STILLS[codec]
+        with open_input(source.name.removeprefix("file:")) as again:
+            packets = again.demux(again.streams[stream.index])
+            content = next((bytes(packet) for packet in packets if packet.size), b"")
+        output.add_attachment(f"cover.{suffix}", kind, content)
+        return bool(content)
+    if output.format.name not in ("mp4", "mov"):
+        return False
+    copies[stream.index] = add_copy(stream, output)
+    return True
+
+
+def _add_attachment(stream: Stream, output: OutputContainer) -> bool:
+    """Carry a file within a Matroska file over, as a font of its subtitles."""
+    if not isinstance(stream, AttachmentStream) or output.format.name != "matroska":
+        return False
+    output.add_attachment(
+        stream.name or "attachment", stream.mimetype or "application/octet-stream", stream.data
+    )
+    return True
 
 
 def _add_audio(stream: Stream, output: OutputContainer, target: Path) -> Stream:
@@ -82,7 +139,10 @@ def add_copy(stream: Stream, output: OutputContainer) -> Stream:
         ValueError: the container does not hold this kind of stream.
     """
     copy = output.add_stream_from_template(stream)
-    copy.metadata.update(kept_metadata(stream.metadata))
+    metadata = kept_metadata(stream.metadata)
+    if output.format.name == "mov" and "language" in metadata:
+        metadata["language"] = _IN_QUICKTIME.get(metadata["language"], metadata["language"])
+    copy.metadata.update(metadata)
     copy.disposition = stream.disposition
     return copy
 
@@ -131,7 +191,10 @@ class PacketCopier:
     def _next(self) -> Packet | None:
         for packet in self._packets:
             if packet.dts is None and packet.pts is None:
-                continue  # the empty one that flushes
+                if not packet.size:
+                    continue  # the empty one that flushes
+                packet.pts = packet.dts = round(self._shift / Fraction(packet.time_base))
+                return packet  # a cover, which has no time
             time = _time(packet)
             early = self._begin is not None and time < self._begin
             late = self._end is not None and time >= self._end
