@@ -46,10 +46,39 @@ def test_nested_tables_become_dotted_names_and_options_are_left_out(tmp_path):
     assert checkpoints.load_weights(tmp_path / "bare.pth")["tensor"].shape == (4,)
 
 
-def test_files_with_python_objects_are_refused(tmp_path):
-    torch.save({"opts": argparse.Namespace(lr=1)}, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match="could run code and are refused"):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_options_of_published_encoders_are_read_without_running_anything(tmp_path, zipped):
+    options = argparse.Namespace(encoder_type="GradualStyleEncoder", input_nc=6, resume=None)
+    content = {"state_dict": {"encoder.a": torch.ones(2)}, "opts": options}
+    torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    checkpoint = checkpoints.load_checkpoint(tmp_path / "w.pt")
+    assert checkpoint.tensors["state_dict.encoder.a"].tolist() == [1, 1]
+    assert checkpoint.options == {
+        "opts.encoder_type": "GradualStyleEncoder",
+        "opts.input_nc": 6,
+        "opts.resume": None,
+    }
+
+
+class Hostile:
+    """Writes a file when a pickle of it is loaded."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self):
+        return (Path.write_text, (self.target, "ran"))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("where", ["alone", "in the options"])
+def test_files_with_python_objects_are_refused_and_not_run(tmp_path, zipped, where):
+    hostile = Hostile(tmp_path / "ran")
+    content = hostile if where == "alone" else {"opts": argparse.Namespace(lr=hostile)}
+    torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(CheckpointError, match=r"GLOBAL .*could run code and are refused"):
         checkpoints.load_weights(tmp_path / "w.pt")
+    assert not hostile.target.exists()
 
 
 def test_damaged_files_are_refused(tmp_path):

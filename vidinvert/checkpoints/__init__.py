@@ -9,8 +9,15 @@ from vidinvert.checkpoints.packs import (
     verify_pack,
     write_pack,
 )
+from vidinvert.checkpoints.pickled_tensors import (
+    PickledNetwork,
+    read_array_file,
+    read_nvidia_pickle,
+)
 from vidinvert.checkpoints.weights import (
+    Checkpoint,
     fill_module,
+    load_checkpoint,
     load_directions,
     load_part,
     load_weights,
@@ -19,12 +26,17 @@ from vidinvert.checkpoints.weights import (
 )
 
 __all__ = [
+    "Checkpoint",
+    "PickledNetwork",
     "fill_module",
     "find_pack",
     "list_packs",
+    "load_checkpoint",
     "load_directions",
     "load_part",
     "load_weights",
+    "read_array_file",
+    "read_nvidia_pickle",
     "read_pack",
     "rename_keys",
     "select",

@@ -1,10 +1,13 @@
 """Tensors from files, and into networks: nothing but tensors is read, every name accounted for."""
 
+import argparse
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -23,22 +26,43 @@ def load_part(pack: FacePack, part: str) -> dict[str, Tensor]:
     return load_weights(verify_file(pack, part).path)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Checkpoint:
+    """What a file of weights holds, flat: nested tables become names joined with dots.
+
+    `tensors` by name; `options`, the numbers and texts beside them, as `opts.encoder_type`.
+    """
+
+    tensors: dict[str, Tensor]
+    options: dict[str, Any]
+
+
 def load_weights(path: str | Path) -> dict[str, Tensor]:
     """Load the tensors of a file to the CPU; nested tables become names joined with dots.
 
-    Safetensors are read as such, `.pt` and `.pth` with `torch.load(weights_only=True)`, which runs
-    no code. What is not a tensor (options, counters) is left out.
+    What is not a tensor (options, counters) is left out. Raises what `load_checkpoint` raises.
+    """
+    return load_checkpoint(path).tensors
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Load a file of weights to the CPU, running nothing of it.
+
+    Safetensors are read as such, `.pt` and `.pth` with `torch.load(weights_only=True)`, which
+    accepts tensors and plain containers. One class is accepted on top: `argparse.Namespace`, a bag
+    of values without behaviour, in which published encoders keep their training options. Files in
+    torch's zip format are mapped, so only what is used is read from disk.
 
     Raises:
         MissingError: the file is not there.
-        CheckpointError: it is of another kind, damaged, or holds Python objects.
+        CheckpointError: it is of another kind, damaged, or holds other Python objects.
     """
     path = Path(path)
     if not path.is_file():
         raise MissingError(f"{path} is not there, expected a file of weights.")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return Checkpoint(tensors=load_file(path), options={})
         except SafetensorError as error:
             raise CheckpointError(f"{path} is damaged: {error}. Fetch it again.") from error
     if path.suffix not in TORCH_SUFFIXES:
@@ -47,13 +71,24 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
             f"{', '.join(TORCH_SUFFIXES)}. Convert it to safetensors."
         )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(
+                path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
+            )
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        reason = next((line for line in lines if "GLOBAL" in line), (lines or ["it is empty"])[0])
         raise CheckpointError(
-            f"{path} cannot be read as tensors alone: {error}. Files with other Python objects "
-            "could run code and are refused; save its state dict as safetensors."
+            f"{path} cannot be read as tensors alone: {reason.rstrip('.')}. Files with other Python "
+            "objects could run code and are refused; save its state dict as safetensors."
         ) from error
-    return dict(_flatten(content, ""))
+    checkpoint = Checkpoint(tensors={}, options={})
+    for name, value in _flatten(content, ""):
+        if isinstance(value, Tensor):
+            checkpoint.tensors[name] = value.detach()
+        elif value is None or isinstance(value, bool | int | float | str):
+            checkpoint.options[name] = value
+    return checkpoint
 
 
 def load_directions(pack: FacePack) -> dict[str, LatentDirection]:
@@ -152,9 +187,11 @@ def _names(label: str, names: list[str]) -> str:
     return f"{len(names)} {label}: {', '.join(names[:4])}{more}"
 
 
-def _flatten(content: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    if isinstance(content, Tensor):
-        yield prefix or "tensor", content.detach()
-    elif isinstance(content, Mapping):
+def _flatten(content: object, prefix: str) -> Iterator[tuple[str, object]]:
+    if isinstance(content, argparse.Namespace):
+        content = vars(content)
+    if isinstance(content, Mapping):
         for key, value in cast(Mapping[object, object], content).items():
             yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix or "tensor", content

@@ -23,17 +23,20 @@ def join(name: str, *maps: Keymap) -> Keymap:
     return Keymap(name, renames, dropped)
 
 
-def stylegan2(*, style_count: int, theirs: str = "g_ema.", ours: str = "") -> Keymap:
+def stylegan2(
+    *, style_count: int, mapping_layers: int = 8, theirs: str = "g_ema.", ours: str = ""
+) -> Keymap:
     """Name a StyleGAN2 in the naming of its common PyTorch port ("rosinality").
 
     Args:
         style_count: L of the generator.
+        mapping_layers: depth of its mapping network.
         theirs: prefix in the file.
         ours: prefix in the result.
     """
     renames: dict[str, str] = {"input.input": "constant"}
     dropped: dict[str, str] = {}
-    for layer in range(8):
+    for layer in range(mapping_layers):
         for kind in ("weight", "bias"):
             renames[f"style.{layer + 1}.{kind}"] = f"mapping.layers.{layer}.{kind}"
     convs = {"conv1": "conv"}
