@@ -18,7 +18,7 @@ COLUMNS = (
     ("pipeline", "preview", "evaluation"),
     ("inversion", "editing", "rendering", "analysis", "corrections", "quality"),
     ("changes",),
-    ("methods", "training"),
+    ("methods", "training", "official"),
     ("media", "faces", "networks", "fidelity"),
     ("plots", "images", "geometry", "checkpoints"),
     ("types", "errors", "version"),

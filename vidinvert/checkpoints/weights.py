@@ -79,8 +79,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = next((line for line in lines if "GLOBAL" in line), (lines or ["it is empty"])[0])
         raise CheckpointError(
-            f"{path} cannot be read as tensors alone: {reason.rstrip('.')}. Files with other Python "
-            "objects could run code and are refused; save its state dict as safetensors."
+            f"{path} cannot be read as tensors alone: {reason.rstrip('.')}. Files with other "
+            "Python objects could run code and are refused; save its state dict as safetensors."
         ) from error
     checkpoint = Checkpoint(tensors={}, options={})
     for name, value in _flatten(content, ""):

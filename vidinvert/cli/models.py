@@ -1,9 +1,11 @@
-"""`vidinvert models`: face packs, what is in them, and whether they are whole."""
+"""`vidinvert models`: face packs, what is in them, whether they are whole, and making them."""
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vidinvert.cli.model_files import add_import
 from vidinvert.cli.options import add_common_options, number
 
 ROWS, COLUMNS = 3, 6  # of a sheet of random faces
@@ -11,8 +13,9 @@ ROWS, COLUMNS = 3, 6  # of a sheet of random faces
 
 def add_parser(commands: Any) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("models", help="list, show and verify face packs")
+    parser = commands.add_parser("models", help="list, show, verify and import face packs")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    add_import(actions)
     listing = actions.add_parser("list", help="the packs that can be named")
     listing.set_defaults(run=run_list)
     add_common_options(listing)
@@ -59,21 +62,30 @@ def run_show(options: argparse.Namespace) -> int:
     codes = f"{pack.style_count} x {pack.style_width} codes"
     print(f"generator  {pack.generator}, {pack.crop_size} px, {codes}")
     print(f"sha256     {pack.sha256}")
-    print("edits      (strength 1 is one standard deviation; about -3 to 3 is useful)")
+    print("edits")
     for name, meta in sorted(pack.directions.items()):
-        figures = ", ".join(f"{key} {value:g}" for key, value in meta.figures.items())
-        print(f"  {name:<12} {figures}")
+        figures = "".join(f"; {key} {value:g}" for key, value in meta.figures.items())
+        print(f"  {name:<12} {meta.unit}{figures}")
     print("files")
     for name, file in pack.files.items():
         print(f"  {name:<12} {file.size_bytes / 1e6:8.2f} MB  {file.sha256[:16]}")
     for title, table in (("figures", pack.figures), ("origin", pack.provenance)):
         print(title)
-        for key, value in table.items():
-            print(f"  {key:<22} {value}")
+        _print_table(table, indent=2)
     if options.sheet is not None:
         _draw_sheet(options)
         print(f"sheet      {options.sheet}")
     return 0
+
+
+def _print_table(table: Mapping[str, Any], *, indent: int) -> None:
+    """Print a table, and the tables in it further to the right."""
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            print(f"{'':{indent}}{key}")
+            _print_table(value, indent=indent + 2)
+        else:
+            print(f"{'':{indent}}{key:<22} {value}")
 
 
 def _draw_sheet(options: argparse.Namespace) -> None:

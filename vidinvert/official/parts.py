@@ -1,0 +1,293 @@
+"""Networks out of official files: told apart by their names, measured by their shapes."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidinvert.checkpoints import (
+    Checkpoint,
+    load_checkpoint,
+    read_nvidia_pickle,
+    rename_keys,
+    select,
+)
+from vidinvert.errors import CheckpointError, KeyMismatchError
+from vidinvert.networks import keymaps
+from vidinvert.networks.backbones import IR50_UNITS
+from vidinvert.networks.keymaps_nvidia import stylegan2_ada
+from vidinvert.networks.ops import FIR_TAPS
+from vidinvert.types import Keymap
+
+STYLEGAN3_SIGN = "synthesis.input.weight"
+# What the options of a file call its encoder, and the kind that is.
+ENCODER_TYPES: Mapping[str, str] = {
+    "Encoder4Editing": "e4e",
+    "GradualStyleEncoder": "psp",
+    "BackboneEncoder": "restyle",
+    "ProgressiveBackboneEncoder": "restyle",
+    "ResNetBackboneEncoder": "restyle on ResNet-34",
+    "ResNetProgressiveBackboneEncoder": "restyle on ResNet-34",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Part:
+    """A network out of a file, under our names.
+
+    Attributes:
+        name: which part of a pack it is.
+        network: what it is, for people.
+        path: the file.
+        state: its parameters.
+        theirs: our name to the file's, for messages.
+        facts: what its shapes say, as fields of a pack's `[generator]`.
+        w_mean: the mean code that came with it, (1 or L, D).
+    """
+
+    name: str
+    network: str
+    path: Path
+    state: Mapping[str, Tensor]
+    theirs: Mapping[str, str]
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    w_mean: Tensor | None = None
+
+
+def read_parts(path: Path, *, kind: str) -> list[Part]:
+    """Read the networks of one official file.
+
+    Args:
+        path: the file.
+        kind: what the user says it is for, as `e4e`.
+
+    Raises:
+        KeyMismatchError: a name is missing or unknown, or the file is of another kind.
+        CheckpointError: the file cannot be read safely.
+    """
+    if path.suffix == ".pkl":
+        return [_read_nvidia(path)]
+    checkpoint = load_checkpoint(path)
+    names = checkpoint.tensors
+    if any(name.startswith("g_ema.") for name in names):
+        return [_read_rosinality(path, checkpoint.tensors)]
+    if any(name.startswith("state_dict.encoder.") for name in names):
+        return _read_encoder_file(path, checkpoint, kind=kind)
+    if any(name.startswith(("params_ema.", "params.")) for name in names):
+        return [_read_samm(path, checkpoint.tensors)]
+    if set(names) in ({"tensor"}, {"latent_avg"}):
+        return [_read_mean(path, next(iter(names.values())))]
+    raise KeyMismatchError(
+        f"{path} holds {_first(names)}, expected a generator (g_ema.*), an encoder "
+        "(state_dict.encoder.*), SAMM (params_ema.*) or a mean code (latent_avg). "
+        "Check that it is an official file, and that KIND is right."
+    )
+
+
+def _read_nvidia(path: Path) -> Part:
+    network = read_nvidia_pickle(path)
+    tensors = network.tensors
+    if STYLEGAN3_SIGN in tensors:
+        raise CheckpointError(
+            f"{path} is a StyleGAN3 generator (it has {STYLEGAN3_SIGN}), expected StyleGAN2: "
+            "vidinvert has no alias-free synthesis yet. Import a StyleGAN2 pickle, as "
+            "stylegan2-ffhq-1024x1024.pkl."
+        )
+    for name, tensor in tensors.items():
+        if name.endswith("resample_filter"):
+            _check_filter(path, name, tensor)
+    depth = _count(tensors, r"mapping\.fc(\d+)\.weight")
+    blocks = sum(bool(re.fullmatch(r"synthesis\.b\d+\.conv1\.weight", name)) for name in tensors)
+    if not depth or not blocks:
+        raise KeyMismatchError(
+            f"{path} holds a {network.class_name} with {_first(tensors)}, expected the generator "
+            "of StyleGAN2-ADA."
+        )
+    keymap = stylegan2_ada(style_count=2 * blocks, mapping_layers=depth)
+    state = rename_keys(tensors, keymap, source=str(path))
+    w_mean = state.pop("w_mean").float().reshape(1, -1)
+    return Part(
+        name="generator",
+        network="StyleGAN2-ADA generator",
+        path=path,
+        state=state,
+        theirs=_inverse(keymap),
+        facts=_measure_generator(state),
+        w_mean=w_mean,
+    )
+
+
+def _check_filter(path: Path, name: str, tensor: Tensor) -> None:
+    taps = torch.tensor(FIR_TAPS)
+    kernel = torch.outer(taps, taps) / taps.sum().square()
+    if tuple(tensor.shape) != tuple(kernel.shape) or not torch.allclose(tensor.float(), kernel):
+        raise KeyMismatchError(
+            f"{path}: {name} is not the filter {list(FIR_TAPS)} that vidinvert's layers use. "
+            "This network was trained with another resample_filter, which is not supported."
+        )
+
+
+def _read_rosinality(path: Path, tensors: Mapping[str, Tensor]) -> Part:
+    rest = keymaps.stylegan2_file(style_count=2).dropped
+    return _read_stylegan2(
+        path, tensors, theirs="g_ema.", dropped=rest, w_mean=tensors.get("latent_avg")
+    )
+
+
+def _read_stylegan2(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    theirs: str,
+    dropped: Mapping[str, str],
+    w_mean: Tensor | None,
+) -> Part:
+    prefix = re.escape(theirs)
+    depth = _count(tensors, prefix + r"style\.(\d+)\.weight")
+    blocks = _count(tensors, prefix + r"to_rgbs\.(\d+)\.bias")
+    keymap = keymaps.join(
+        "stylegan2",
+        keymaps.stylegan2(style_count=2 * blocks + 2, mapping_layers=depth, theirs=theirs),
+        Keymap("rest", {}, dropped),
+    )
+    state = rename_keys(tensors, keymap, source=str(path))
+    return Part(
+        name="generator",
+        network="StyleGAN2 generator",
+        path=path,
+        state=state,
+        theirs=_inverse(keymap),
+        facts=_measure_generator(state),
+        w_mean=None if w_mean is None else _rows(path, w_mean),
+    )
+
+
+def _measure_generator(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the sizes of a StyleGAN2 under our names."""
+    blocks = _count(state, r"blocks\.(\d+)\.to_rgb\.bias")
+    channels = [state["constant"].numel() // 16]
+    channels += [state[f"blocks.{block}.conv1.bias"].numel() for block in range(blocks)]
+    return {
+        "kind": "stylegan2",
+        "crop_size": 4 * 2**blocks,
+        "style_count": 2 * blocks + 2,
+        "style_width": state["conv.conv.modulation.weight"].shape[1],
+        "channels": channels,
+        "mapping_layers": _count(state, r"mapping\.layers\.(\d+)\.weight"),
+    }
+
+
+def _read_encoder_file(path: Path, checkpoint: Checkpoint, *, kind: str) -> list[Part]:
+    """Read an encoder and, where the file has it, the generator it was trained with."""
+    named = checkpoint.options.get("opts.encoder_type")
+    seen = ENCODER_TYPES.get(str(named), str(named)) if named is not None else None
+    wanted = "e4e" if kind == "samm" else kind
+    if seen is not None and seen != wanted:
+        raise KeyMismatchError(
+            f"{path} has opts.encoder_type {named!r}, an encoder of kind {seen}, expected one of "
+            f"kind {wanted}. Import it as that kind, or give the other file."
+        )
+    tensors = checkpoint.tensors
+    parts = [_read_e4e(path, tensors)]
+    theirs = "state_dict.decoder."
+    if any(name.startswith(theirs) for name in tensors):
+        inside = {name: t for name, t in tensors.items() if name.startswith(theirs)}
+        parts.append(_read_stylegan2(path, inside, theirs=theirs, dropped={}, w_mean=None))
+    return parts
+
+
+def _read_e4e(path: Path, tensors: Mapping[str, Tensor]) -> Part:
+    theirs = "state_dict.encoder."
+    stem = tensors.get(f"{theirs}input_layer.0.weight")
+    if stem is not None and stem.ndim == 4 and stem.shape[1] != 3:
+        raise KeyMismatchError(
+            f"{path}: {theirs}input_layer.0.weight takes {stem.shape[1]} channels, expected 3. "
+            "A ReStyle encoder takes 6: import it as kind restyle."
+        )
+    style_count = _count(tensors, re.escape(theirs) + r"styles\.(\d+)\.linear\.weight")
+    keymap = keymaps.e4e_file(style_count=style_count)
+    if "latent_avg" not in tensors:
+        renames = {k: v for k, v in keymap.renames.items() if k != "latent_avg"}
+        keymap = Keymap(keymap.name, renames, keymap.dropped)
+    state = rename_keys(tensors, keymap, source=str(path))
+    w_mean = state.pop("w_mean", None)
+    starts = [sum(IR50_UNITS[:group]) for group in range(len(IR50_UNITS))]
+    widths = [state[f"encoder.trunk.units.{unit}.conv_out.weight"].shape[0] for unit in starts]
+    return Part(
+        name="encoder",
+        network="e4e encoder",
+        path=path,
+        state=state,
+        theirs=_inverse(keymap),
+        facts={"style_count": style_count, "style_width": widths[-1], "trunk_widths": widths},
+        w_mean=None if w_mean is None else _rows(path, w_mean),
+    )
+
+
+def _read_samm(path: Path, tensors: Mapping[str, Tensor]) -> Part:
+    levels = _count(tensors, r"params_ema\.feats_conv\.(\d+)\.weight")
+    if not levels:
+        raise KeyMismatchError(
+            f"{path} holds {_first(tensors)}, expected params_ema.feats_conv.* and "
+            "params_ema.modulation.*, SAMM's averaged weights. Give the file of the generator side "
+            "(net_g_*.pth)."
+        )
+    bias = "params_ema.modulation.0.alignment.body.body.0.res_layer.1.bias" in tensors
+    keymap = keymaps.samm_file(levels=levels, bias=bias)
+    state = rename_keys(tensors, keymap, source=str(path))
+    return Part(
+        name="samm",
+        network="SAMM",
+        path=path,
+        state=state,
+        theirs=_inverse(keymap),
+        # SAMM's training code carries a copy of e4e that enlarges its pyramid bicubically.
+        facts={"samm_levels": levels, "bias": bias, "pyramid_upsampling": "bicubic"},
+    )
+
+
+def _read_mean(path: Path, tensor: Tensor) -> Part:
+    rows = _rows(path, tensor)
+    return Part(
+        name="w_mean",
+        network="mean code",
+        path=path,
+        state={"w_mean": rows},
+        theirs={"w_mean": "the mean code"},
+        facts={"style_width": rows.shape[1]},
+    )
+
+
+def _rows(path: Path, tensor: Tensor) -> Tensor:
+    """Bring a mean code (D,), (1, D), (L, D) or (1, L, D) to (1 or L, D) float32."""
+    squeezed = tensor.float().squeeze()
+    if squeezed.ndim not in (1, 2):
+        raise KeyMismatchError(
+            f"{path}: the mean code (latent_avg) has the shape {tuple(tensor.shape)}, expected "
+            "(D,) or (L, D)."
+        )
+    return squeezed.reshape(-1, squeezed.shape[-1])
+
+
+def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
+    """Return how many names fit a pattern."""
+    return sum(re.fullmatch(pattern, name) is not None for name in tensors)
+
+
+def _inverse(keymap: Keymap) -> dict[str, str]:
+    return {ours: theirs for theirs, ours in keymap.renames.items()}
+
+
+def _first(tensors: Mapping[str, Tensor]) -> str:
+    names = list(tensors)
+    more = f", ... ({len(names)} in all)" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more if names else "no tensors"
+
+
+def without_prefix(part: Part, prefix: str) -> dict[str, Tensor]:
+    """Return the parameters of a part whose names begin with a prefix, without it."""
+    return select(part.state, prefix)
