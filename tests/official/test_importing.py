@@ -169,7 +169,7 @@ def test_a_mean_code_that_is_not_the_encoders_is_refused(tmp_path, files):
         ("samm", "samm",
          lambda c: c["params_ema"].update({"feats_conv.1.weight": torch.ones(12, 7, 1, 1)}),
          r"params_ema\.feats_conv\.1\.weight has the shape \(12, 7, 1, 1\)"),
-        ("samm", "samm", lambda c: c.pop("params_ema"), 
+        ("samm", "samm", lambda c: c.pop("params_ema"),
          r"expected params_ema\.feats_conv\.\*"),
     ],
 )  # fmt: skip

@@ -41,8 +41,9 @@ _DTYPES: Mapping[str, torch.dtype] = {
 }
 _TABLES = ("collections.OrderedDict", "dnnlib.util.EasyDict")
 _ARRAYS = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+_BUFFERS = ("numpy.core.numeric._frombuffer", "numpy._core.numeric._frombuffer")
 _SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-_NUMPY = (*_ARRAYS, *_SCALARS, "numpy.ndarray", "numpy.dtype", "_codecs.encode")
+_NUMPY = (*_ARRAYS, *_BUFFERS, *_SCALARS, "numpy.ndarray", "numpy.dtype", "_codecs.encode")
 _NETWORK_NAMES = (
     *(PERSISTENT, TENSORFLOW, *_DTYPES, *_TABLES, *_NUMPY),
     "torch._utils._rebuild_tensor_v2",
@@ -150,7 +151,7 @@ def read_array_file(path: Path) -> Any:
 
 def _plain(value: Any, source: str) -> Any:
     """Turn the records in a value into arrays and numbers."""
-    if isinstance(value, Call) and value.function in (*_ARRAYS, *_SCALARS):
+    if isinstance(value, Call) and value.function in (*_ARRAYS, *_BUFFERS, *_SCALARS):
         return _read_array(value, source)
     if isinstance(value, list | tuple):
         return [_plain(item, source) for item in cast(list[Any], value)]
@@ -279,6 +280,9 @@ def _read_array(record: Any, source: str) -> Any:
         dtype = _read_dtype(record.arguments[0], source)
         return np.frombuffer(_read_bytes(record.arguments[1], source), dtype=dtype)[0].item()
     state = record.state if isinstance(record, Call) and record.function in _ARRAYS else None
+    if isinstance(record, Call) and record.function in _BUFFERS and len(record.arguments) == 4:
+        data, kind, shape, order = record.arguments
+        state = (1, shape, kind, order == "F", data)
     if not isinstance(state, tuple) or len(state) != 5:
         raise CheckpointError(f"{source} is a {_describe(record)}, expected an array.")
     _, shape, dtype_record, fortran, data = state
@@ -304,8 +308,8 @@ def _read_dtype(record: Any, source: str) -> np.dtype[Any]:
 
 def _read_bytes(value: Any, source: str) -> bytes:
     """Return bytes; old pickle protocols store them as text to be encoded."""
-    if isinstance(value, bytes):
-        return value
+    if isinstance(value, bytes | bytearray):
+        return bytes(value)
     known = isinstance(value, Call) and value.function == "_codecs.encode"
     if known and len(value.arguments) == 2 and value.arguments[1] == "latin1":
         return str(value.arguments[0]).encode("latin1")

@@ -108,7 +108,8 @@ def _find_target(text: str) -> Path:
     named = re.fullmatch(r"[A-Za-z0-9_-]+", text) and not Path(text).is_dir()
     target = packs.user_packs_directory() / text if named else Path(text)
     target = target.resolve()
-    if target.is_relative_to(packs.SHIPPED_PACKS) or (packs.SHIPPED_PACKS / text).is_dir():
+    shadows = named and (packs.SHIPPED_PACKS / text).is_dir()
+    if shadows or target.is_relative_to(packs.SHIPPED_PACKS):
         raise PlanError(
             f"The pack {text!r} ships with vidinvert and stays as it is. Choose another name."
         )
