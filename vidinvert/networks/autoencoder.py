@@ -92,7 +92,7 @@ class FaceDecoder(nn.Module):
 
     def stage_half(self, features: Tensor) -> Tensor:
         """(N, 64, 2h, 2w) -> (N, 32, 4h, 4w)."""
-        return self.block_half(F.relu(F.pixel_shuffle(self.to_half(features), 2)))
+        return self.block_half(F.pixel_shuffle(F.relu(self.to_half(features)), 2))
 
     def stage_image(self, features: Tensor) -> Tensor:
         """(N, 32, 4h, 4w) -> picture (N, 3, 8h, 8w)."""

@@ -99,7 +99,35 @@ class InstanceAffine(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, H, W), then scale and shift."""
-        return scale_channels(x, *self.scale_and_shift(x))
+        return normalise(x, self.weight, self.bias)
+
+
+def normalise(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    """Bring every channel of every picture to mean 0 and deviation 1, then scale and shift.
+
+    With a group for each channel, group normalisation is instance normalisation. On the CPU its
+    kernel for channels-last tensors reads twice and writes once, in a fifth of the time of taking
+    statistics first; `normalise_reference` is that, and what gradients pass through.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (C,) float32; None = 1.
+        bias: (C,) float32; None = 0.
+    """
+    if x.device.type != "cpu" or x.requires_grad:
+        return normalise_reference(x, weight, bias)
+    return F.group_norm(x, x.shape[1], weight, bias, INSTANCE_EPSILON)
+
+
+def normalise_reference(
+    x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None
+) -> Tensor:
+    """Take each picture's statistics, then scale and shift: what `normalise` must equal."""
+    mean, scale = instance_statistics(x)
+    if weight is not None:
+        scale = weight * scale
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return scale_channels(x, scale, shift)
 
 
 def instance_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,8 +19,7 @@ from vidinvert.networks.ops import (
     Conv2d,
     InstanceAffine,
     blur,
-    instance_statistics,
-    scale_channels,
+    normalise,
 )
 from vidinvert.networks.stylegan2 import Generator, SynthesisBlock
 from vidinvert.networks.warping import warp
@@ -87,11 +86,13 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, 3, H, W) float32.
 
-        The normalisation, the 3x3 convolution and the shortcut read `x` (N, C, H, W) once: as one
-        matrix product with nine taps and the shortcut for columns. The taps are then shifted and
-        summed; the shift of the normalisation is added before, so the border sees zeros.
+        In float32 the normalisation, the 3x3 convolution and the shortcut read `x` (N, C, H, W)
+        once: as one matrix product with nine taps and the shortcut for columns. The taps are then
+        shifted and summed; the shift of the normalisation is added before, so the border sees
+        zeros. In reduced precision the convolutions are cheap, and step by step takes half the
+        time; with gradients the taps would cost more in the backward pass.
         """
-        if x.requires_grad:  # shifting and summing taps would cost more in the backward pass
+        if x.requires_grad or x.dtype != torch.float32:
             return self._forward_plainly(x)
         count, channels, height, width = x.shape
         scale, shift = self.norm_in.scale_and_shift(x)
@@ -117,7 +118,9 @@ class Head(nn.Module):
         """Compute the same, step by step."""
         hidden = self.conv_in(self.norm_in(x))
         residual = self.conv_out(F.prelu(hidden, self.slope.to(hidden.dtype)))
-        return self.norm_out(residual.float()) + self.shortcut_norm(self.shortcut(x).float())
+        # Three maps are normalised faster plane by plane than channels-last.
+        residual, base = residual.float().contiguous(), self.shortcut(x).float().contiguous()
+        return self.norm_out(residual) + self.shortcut_norm(base)
 
     def _sum_taps(self, tapped: Tensor) -> Tensor:
         """Shift and sum (N, H, W, 3, 3, 3) over the kernel's rows and columns -> (N, 3, H, W)."""
@@ -175,9 +178,10 @@ class AlignNet(nn.Module):
         hidden = self.norm_out(self.conv_out(F.prelu(hidden, self.slope)))
         maps = self.head(hidden + torch.cat([difference, source.normalised], dim=1))
         with torch.autocast(maps.device.type, enabled=False):
-            maps = maps.float()
-            flow = self.warp_scale * torch.tanh(maps[:, :2])
-            maps = torch.cat([flow, torch.sigmoid(maps[:, 2:])], dim=1)
+            flow, ood = maps.float().split((2, 1), dim=1)
+            # Contiguous, for tanh over strides is computed number by number.
+            flow = self.warp_scale * torch.tanh(flow.contiguous())
+            maps = torch.cat([flow, torch.sigmoid(ood.contiguous())], dim=1)
             maps = blur(maps, padding=(2, 1, 2, 1))  # the zero frame dims the mask at the border
         return Field(flow=maps[:, :2], ood=maps[:, 2:])
 
@@ -191,9 +195,7 @@ class AlignNet(nn.Module):
     def _convolve_half(self, x: Tensor, half: int) -> Tensor:
         """Normalise and convolve one half of the input: 0 the difference, 1 the source."""
         channels = slice(half * self.channels, (half + 1) * self.channels)
-        mean, inverse_deviation = instance_statistics(x)
-        scale = self.norm_in.weight[channels] * inverse_deviation
-        x = scale_channels(x, scale, self.norm_in.bias[channels] - mean * scale)
+        x = normalise(x, self.norm_in.weight[channels], self.norm_in.bias[channels])
         bias = self.conv_in.bias if half == 0 else None
         if self.fast is None or x.requires_grad:
             return F.conv2d(x, self.conv_in.weight[:, channels], bias, padding=1)
@@ -392,8 +394,3 @@ def refine_mask(coarse: Tensor, fine: Tensor) -> Tensor:
         coarse = F.interpolate(coarse, size=size, mode="bicubic", align_corners=True)
     return (fine * coarse + coarse * (1.0 - coarse)).clamp(0.0, 1.0)
 
-
-def normalise(x: Tensor) -> Tensor:
-    """Bring every channel of every picture to mean 0 and deviation 1."""
-    mean, inverse_deviation = instance_statistics(x)
-    return scale_channels(x, inverse_deviation, -mean * inverse_deviation)
