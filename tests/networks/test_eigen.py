@@ -12,6 +12,7 @@ from vidinvert.networks.eigen import (
     restore_bases,
     split_bands,
 )
+from vidinvert.networks.ops import prepare, set_precision
 
 
 def random_latents(count, seed=0, channels=32):
@@ -146,3 +147,31 @@ def test_quantised_bases_come_back_within_half_a_step():
 def test_bases_that_were_not_quantised_are_left_alone():
     state = dict(random_basis().state_dict())
     assert all(value is state[name] for name, value in restore_bases(state).items())
+
+
+def test_bfloat16_products_with_a_quantised_basis_err_by_rounding_alone():
+    stored = quantise_bases(dict(random_basis().state_dict()))
+    exact, brief = random_basis(), random_basis()
+    for basis in (exact, brief):
+        basis.load_state_dict(restore_bases(stored))
+    brief.shorten()
+    codes, latents = random_codes(3), random_latents(3)
+    for seen, wanted in zip(brief.bands(codes), exact.bands(codes), strict=True):
+        assert (seen - wanted).norm() < 0.004 * wanted.norm()
+    for project in ("codes", "changes"):
+        seen, wanted = (getattr(basis, project)(latents) for basis in (brief, exact))
+        assert (seen - wanted).norm() < 0.004 * wanted.norm()
+        assert seen.dtype == torch.float32
+
+
+def test_a_generator_prepared_in_bfloat16_lets_its_float32_bases_go(generator):
+    brief = EigenGenerator((4, 4, 4, 4), style_width=8)
+    brief.load_state_dict(generator.state_dict())
+    set_precision(brief, torch.bfloat16)
+    prepare(brief)
+    assert brief.basis.level(3)[1].numel() == 0
+    codes = random_codes(2)
+    with torch.inference_mode():
+        seen, wanted = brief(codes).latents, generator(codes).latents
+    assert seen.dtype == torch.float32
+    assert (seen - wanted).norm() < 0.02 * wanted.norm()

@@ -51,6 +51,19 @@ def test_instance_statistics_equal_instance_norm():
     torch.testing.assert_close(affine(x), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("affine", [False, True])
+def test_normalising_equals_taking_statistics_first(dtype, affine):
+    x = (random(3, 8, 7, 6) * 3 + 2).to(dtype).contiguous(memory_format=torch.channels_last)
+    weight, bias = (random(8, seed=1), random(8, seed=2)) if affine else (None, None)
+    seen, wanted = ops.normalise(x, weight, bias), ops.normalise_reference(x.float(), weight, bias)
+    error = 1e-5 if dtype == torch.float32 else 0.02  # bfloat16: 8 bits of numbers up to 4
+    torch.testing.assert_close(seen.float(), wanted, rtol=error, atol=error)
+    assert seen.is_contiguous(memory_format=torch.channels_last)
+    x.requires_grad_()
+    assert ops.normalise(x, weight, bias).grad_fn is not None
+
+
 @pytest.mark.parametrize("size_hw", [(4, 4), (7, 10), (17, 5), (1, 1)])
 @pytest.mark.parametrize("count", [1, 3])
 def test_winograd_equals_the_direct_convolution(size_hw, count):

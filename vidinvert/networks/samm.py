@@ -393,4 +393,3 @@ def refine_mask(coarse: Tensor, fine: Tensor) -> Tensor:
         size = fine.shape[-2:]
         coarse = F.interpolate(coarse, size=size, mode="bicubic", align_corners=True)
     return (fine * coarse + coarse * (1.0 - coarse)).clamp(0.0, 1.0)
-
