@@ -1,5 +1,6 @@
 """Face packs and official checkpoint files: the one door for weights."""
 
+from vidinvert.checkpoints.downloads import Fetched, fetch, find_publication
 from vidinvert.checkpoints.packs import (
     find_pack,
     list_packs,
@@ -14,6 +15,7 @@ from vidinvert.checkpoints.pickled_tensors import (
     read_array_file,
     read_nvidia_pickle,
 )
+from vidinvert.checkpoints.published import PUBLICATIONS, Publication, PublishedFile
 from vidinvert.checkpoints.weights import (
     Checkpoint,
     fill_module,
@@ -26,10 +28,16 @@ from vidinvert.checkpoints.weights import (
 )
 
 __all__ = [
+    "PUBLICATIONS",
     "Checkpoint",
+    "Fetched",
     "PickledNetwork",
+    "Publication",
+    "PublishedFile",
+    "fetch",
     "fill_module",
     "find_pack",
+    "find_publication",
     "list_packs",
     "load_checkpoint",
     "load_directions",

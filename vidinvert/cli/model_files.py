@@ -1,13 +1,22 @@
-"""`vidinvert models import`: official files into face packs."""
+"""`vidinvert models import` and `models pull`: official files, fetched and made into packs."""
 
 import argparse
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
+
+from tqdm import tqdm
 
 from vidinvert.cli.options import add_common_options
 
 KINDS = ("stylegan2", "e4e", "samm", "directions")
+CHECKED = {
+    "published": "as its authors publish it",
+    "recorded": "as it was when it was first fetched",
+    "first": "recorded now: its authors publish none to compare with",
+}
 EXAMPLES = """
   vidinvert models import stylegan2 ffhq.pkl -o faces --license "Nvidia Source Code License"
   vidinvert models import e4e e4e_ffhq_encode.pt -o faces --license MIT
@@ -60,6 +69,93 @@ def add_import(actions: Any) -> None:
     group.add_argument("--unit", metavar="TEXT", help="what a strength of 1 means")
     add_common_options(parser)
     parser.set_defaults(run=run_import)
+
+
+def add_pull(actions: Any) -> None:
+    """Add `models pull`."""
+    parser = actions.add_parser(
+        "pull", help="fetch what is published, resumed and checked; without a name: list it"
+    )
+    parser.add_argument("name", nargs="?", metavar="NAME", help="what to fetch")
+    parser.add_argument("-o", "--output", type=Path, metavar="DIR", help="where to keep the files")
+    parser.add_argument(
+        *("--accept-licence", "--accept-license", "--yes"),
+        dest="accepted",
+        action="store_true",
+        help="you have read the licence, which is shown first, and accept it",
+    )
+    add_common_options(parser)
+    parser.set_defaults(run=run_pull)
+
+
+def run_pull(options: argparse.Namespace) -> int:
+    """Fetch files; prints their paths, and how to import them on stderr."""
+    from vidinvert.checkpoints import PUBLICATIONS, fetch, find_publication, packs
+    from vidinvert.errors import PlanError
+
+    if options.name is None:
+        for entry in PUBLICATIONS:
+            how = "" if all(file.url for file in entry.files) else "; by hand"
+            print(f"{entry.name:<26} {entry.summary} ({entry.license}{how})")
+        return 0
+    entry = find_publication(options.name)
+    folder = (options.output or packs.user_packs_directory() / "downloads" / entry.name).resolve()
+    if not options.quiet or not options.accepted:
+        print(f"{entry.name}: {entry.summary}", file=sys.stderr)
+        print(f"licence  {entry.license}; read it at {entry.terms}", file=sys.stderr)
+    if not options.accepted:
+        raise PlanError(
+            f"The files of {entry.name} are under a licence: {entry.license}. Read it at "
+            f"{entry.terms}, then accept it with --accept-licence."
+        )
+    _explain_by_hand(entry, folder)
+    for file in entry.files:
+        with _Bar(file.name, quiet=options.quiet) as bar:
+            fetched = fetch(file, folder, progress=bar.update)
+        print(fetched.path)
+        if not options.quiet:
+            print(f"sha256   {fetched.sha256} ({CHECKED[fetched.checked]})", file=sys.stderr)
+    if not options.quiet and entry.kind in KINDS:
+        names = " ".join(shlex.quote(str(folder / file.name)) for file in entry.files)
+        command = f"vidinvert models import {entry.kind} {names} -o PACK"
+        print(f"import   {command} --license {shlex.quote(entry.license)}", file=sys.stderr)
+    return 0
+
+
+def _explain_by_hand(entry: Any, folder: Path) -> None:
+    """Say which files have to be fetched by hand, all of them at once."""
+    from vidinvert.errors import MissingError
+
+    absent = [f for f in entry.files if f.url is None and not (folder / f.name).is_file()]
+    if absent:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in absent:
+            print(f"by hand  {file.page}  ->  {folder / file.name}", file=sys.stderr)
+        raise MissingError(
+            f"{entry.name} has no stable address: its authors ({entry.home}) link to pages for "
+            f"people. Fetch {', '.join(file.name for file in absent)} by hand from the pages above "
+            f"into {folder}, and run this again to check and record them."
+        )
+
+
+class _Bar:
+    """A progress bar in bytes, made when the size is known."""
+
+    def __init__(self, name: str, *, quiet: bool) -> None:
+        self.bar = tqdm(
+            desc=name, unit="B", unit_scale=True, unit_divisor=1000, disable=quiet or None
+        )
+
+    def update(self, name: str, done: int, total: int | None) -> None:
+        """Show how far a file is."""
+        self.bar.total = total
+        self.bar.update(done - self.bar.n)
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *arguments: object) -> None:
+        self.bar.close()
 
 
 def run_import(options: argparse.Namespace) -> int:

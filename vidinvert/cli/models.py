@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vidinvert.cli.model_files import add_import
+from vidinvert.cli.model_files import add_import, add_pull
 from vidinvert.cli.options import add_common_options, number
 
 ROWS, COLUMNS = 3, 6  # of a sheet of random faces
@@ -13,9 +13,10 @@ ROWS, COLUMNS = 3, 6  # of a sheet of random faces
 
 def add_parser(commands: Any) -> None:
     """Add the command and its subcommands."""
-    parser = commands.add_parser("models", help="list, show, verify and import face packs")
+    parser = commands.add_parser("models", help="list, show, verify, import and fetch face packs")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     add_import(actions)
+    add_pull(actions)
     listing = actions.add_parser("list", help="the packs that can be named")
     listing.set_defaults(run=run_list)
     add_common_options(listing)
