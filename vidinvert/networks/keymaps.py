@@ -57,27 +57,27 @@ def stylegan2(
         renames[f"{there}.bias"] = f"{here}.bias"
     for index in range(style_count - 1):
         renames[f"noises.noise_{index}"] = f"noise_{index}"
-    return Keymap("stylegan2", *_with_prefixes(renames, dropped, theirs, ours))
+    return Keymap("stylegan2", *with_prefixes(renames, dropped, theirs, ours))
 
 
 def e4e(*, style_count: int, theirs: str = "state_dict.encoder.", ours: str = "") -> Keymap:
     """Name e4e's encoder as its authors do; arguments as in `stylegan2`."""
     renames: dict[str, str] = {"input_layer.0.weight": "trunk.conv.weight"}
-    renames |= _batch_norm("input_layer.1", "trunk.norm")
+    renames |= batch_norm("input_layer.1", "trunk.norm")
     renames["input_layer.2.weight"] = "trunk.slope"
     starts = [sum(IR50_UNITS[:group]) for group in range(len(IR50_UNITS))]
     for unit in range(sum(IR50_UNITS)):
         there, here = f"body.{unit}.res_layer", f"trunk.units.{unit}"
-        renames |= _batch_norm(f"{there}.0", f"{here}.norm_in")
+        renames |= batch_norm(f"{there}.0", f"{here}.norm_in")
         renames[f"{there}.1.weight"] = f"{here}.conv_in.weight"
         renames[f"{there}.2.weight"] = f"{here}.slope"
         renames[f"{there}.3.weight"] = f"{here}.conv_out.weight"
-        renames |= _batch_norm(f"{there}.4", f"{here}.norm_out")
+        renames |= batch_norm(f"{there}.4", f"{here}.norm_out")
         renames[f"{there}.5.fc1.weight"] = f"{here}.weigh.squeeze.weight"
         renames[f"{there}.5.fc2.weight"] = f"{here}.weigh.excite.weight"
         if unit in starts[1:]:  # the first group keeps its 64 channels
             renames[f"body.{unit}.shortcut_layer.0.weight"] = f"{here}.shortcut.0.weight"
-            renames |= _batch_norm(f"body.{unit}.shortcut_layer.1", f"{here}.shortcut.1")
+            renames |= batch_norm(f"body.{unit}.shortcut_layer.1", f"{here}.shortcut.1")
     for kind in ("weight", "bias"):
         renames[f"latlayer1.{kind}"] = f"lateral_middle.{kind}"
         renames[f"latlayer2.{kind}"] = f"lateral_fine.{kind}"
@@ -89,7 +89,7 @@ def e4e(*, style_count: int, theirs: str = "state_dict.encoder.", ours: str = ""
             renames[f"{there}.linear.{kind}"] = f"{here}.linear.{kind}"
             for conv in range(convs):
                 renames[f"{there}.convs.{2 * conv}.{kind}"] = f"{here}.convs.{conv}.{kind}"
-    return Keymap("e4e", *_with_prefixes(renames, {}, theirs, ours))
+    return Keymap("e4e", *with_prefixes(renames, {}, theirs, ours))
 
 
 def samm(
@@ -126,7 +126,7 @@ def samm(
         dropped[f"modulation.{index}.weight"] = UNUSED_SCALAR
         dropped[f"modulation.{index}.noiseInj.weight"] = UNUSED_SCALAR
         dropped[f"modulation.{index}.alignment.blur.kernel"] = CONSTANT_KERNEL
-    return Keymap("samm", *_with_prefixes(renames, dropped, theirs, ours))
+    return Keymap("samm", *with_prefixes(renames, dropped, theirs, ours))
 
 
 def stylegan2_file(*, style_count: int) -> Keymap:
@@ -181,13 +181,15 @@ def samm_whole_model(*, style_count: int, levels: int = 4) -> Keymap:
     )
 
 
-def _batch_norm(theirs: str, ours: str) -> dict[str, str]:
+def batch_norm(theirs: str, ours: str) -> dict[str, str]:
+    """Rename everything that a batch normalisation holds."""
     return {f"{theirs}.{kind}": f"{ours}.{kind}" for kind in _BATCH_NORM}
 
 
-def _with_prefixes(
+def with_prefixes(
     renames: dict[str, str], dropped: dict[str, str], theirs: str, ours: str
 ) -> tuple[dict[str, str], dict[str, str]]:
+    """Put prefixes before the names of a file and before ours."""
     return (
         {theirs + there: ours + here for there, here in renames.items()},
         {theirs + there: reason for there, reason in dropped.items()},
