@@ -61,15 +61,20 @@ class Epilogue(nn.Module):
         self.register_buffer("noise", torch.randn(1, 1, resolution, resolution))
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """Finish features (N, C, H, W) under the codes `w` (N, D)."""
-        noise = self.get_buffer("noise").to(x.dtype)
-        x = x + noise * self.noise_strength[:, None, None].to(x.dtype)
-        x = F.leaky_relu(x + self.bias[:, None, None].to(x.dtype), SLOPE)
-        values = x.float()
-        variance, mean = torch.var_mean(values, dim=(2, 3), keepdim=True, correction=0)
-        scale, shift = self.style(w)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1) float32
-        factor = (scale + 1.0) * torch.rsqrt(variance + NORM_EPSILON)
-        return torch.addcmul((shift - mean * factor).to(x.dtype), x, factor.to(x.dtype))
+        """Finish features (N, C, H, W) under the codes `w` (N, D).
+
+        The steps are kept in the published order: five steps of Adam on codes amplify the last bit.
+        """
+        x = x + self.get_buffer("noise") * self.noise_strength[:, None, None]
+        x = F.leaky_relu(x + self.bias[:, None, None], SLOPE)
+        x = x - x.mean(dim=(2, 3), keepdim=True)
+        x = x / torch.sqrt(x.square().mean(dim=(2, 3), keepdim=True) + NORM_EPSILON)
+        scale, shift = self.find_style(w)[:, :, None, None].chunk(2, dim=1)  # (N, C, 1, 1)
+        return x * (scale + 1.0) + shift
+
+    def find_style(self, w: Tensor) -> Tensor:
+        """Return scales and shifts of all channels, (N, 2C)."""
+        return F.linear(w, self.style.weight) * self.style.weight_gain + self.style.bias
 
 
 class Layer(nn.Module):
@@ -98,13 +103,13 @@ class Layer(nn.Module):
 
     def convolve(self, x: Tensor) -> Tensor:
         """Convolve, and blur what was enlarged."""
-        weight = self.weight * self.gain
         if self.fused:
-            x = F.conv_transpose2d(x, enlarging_kernel(weight), stride=2, padding=1)
+            kernel = enlarging_kernel(self.weight * self.gain)
+            x = F.conv_transpose2d(x, kernel, stride=2, padding=1)
         else:
             if self.upsample:
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
-            x = F.conv2d(x, weight, padding=1)
+            x = F.conv2d(x, self.weight, padding=1) * self.gain
         return blur3(x) if self.upsample else x
 
 
