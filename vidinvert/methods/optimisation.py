@@ -96,40 +96,68 @@ def optimise_codes(
     plan = plan or OptimisationPlan()
     with torch.inference_mode(False), torch.enable_grad():
         # Clones: tensors made in inference mode take no part in gradients.
-        target = crops.detach().clone().float()
-        seen = None if region is None else region.detach().clone().float()
-        before = None if previous is None else previous.detach().clone().float()
-        target = target if seen is None else target * seen
-        with torch.no_grad():
-            wanted = [] if find_features is None else [f.float() for f in find_features(target)]
+        problem = _Problem(
+            target=crops.detach().clone().float(),
+            generate=generate,
+            find_codes=find_codes,
+            find_features=find_features,
+            previous=None if previous is None else previous.detach().clone().float(),
+            region=None if region is None else region.detach().clone().float(),
+        )
+        weights = crops.new_tensor(
+            [plan.pixel_weight, plan.feature_weight, plan.code_weight, plan.temporal_weight],
+            dtype=torch.float32,
+        )
+        wanted = problem.wanted_features()
         codes = w_plus.detach().clone().float().requires_grad_(True)
         optimiser = torch.optim.Adam([codes], lr=plan.rate)
         rows: list[Tensor] = []
         for _ in range(plan.steps):
-            image = generate(codes)
-            shown = image if seen is None else image * seen
-            zero = codes.new_zeros(len(codes))
-            pixel = _distance(shown, target)
-            if seen is not None:
-                pixel = pixel / seen.flatten(1).mean(dim=1).clamp_min(1e-6)
-            feature = zero
-            if find_features is not None:
-                for ours, theirs in zip(find_features(shown), wanted, strict=True):
-                    feature = feature + _distance(ours, theirs)
-            code = zero if find_codes is None else _distance(codes, find_codes(image))
-            temporal = zero if before is None else _distance(codes, before)
-            total = (
-                plan.pixel_weight * pixel
-                + plan.feature_weight * feature
-                + plan.code_weight * code
-                + plan.temporal_weight * temporal
-            )
-            optimiser.zero_grad(set_to_none=True)
+            terms = problem.measure(codes, wanted)  # (N, 4)
+            total = (terms * weights).sum(dim=1)
             (codes.grad,) = torch.autograd.grad(total.sum(), codes)
             optimiser.step()
-            rows.append(torch.stack([pixel, feature, code, temporal, total], dim=1).detach())
+            rows.append(torch.cat([terms, total[:, None]], dim=1).detach())
         losses = torch.stack(rows) if rows else codes.new_zeros(0, len(codes), len(LOSSES))
     return OptimisedCodes(w_plus=codes.detach(), losses=losses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Problem:
+    """What codes are measured against; see `optimise_codes`."""
+
+    target: Tensor
+    generate: Generate
+    find_codes: FindCodes | None
+    find_features: FindFeatures | None
+    previous: Tensor | None
+    region: Tensor | None
+
+    def wanted_features(self) -> list[Tensor]:
+        """Return the crops' features."""
+        if self.find_features is None:
+            return []
+        with torch.no_grad():
+            return [maps.float() for maps in self.find_features(self._show(self.target))]
+
+    def measure(self, codes: Tensor, wanted: Sequence[Tensor]) -> Tensor:
+        """Return the unweighted losses (N, 4): pixel, feature, code, temporal."""
+        image = self.generate(codes)
+        shown = self._show(image)
+        nothing = codes.new_zeros(len(codes))
+        pixel = _distance(shown, self._show(self.target))
+        if self.region is not None:
+            pixel = pixel / self.region.flatten(1).mean(dim=1).clamp_min(1e-6)
+        feature = nothing
+        if self.find_features is not None:
+            for ours, theirs in zip(self.find_features(shown), wanted, strict=True):
+                feature = feature + _distance(ours, theirs)
+        code = nothing if self.find_codes is None else _distance(codes, self.find_codes(image))
+        temporal = nothing if self.previous is None else _distance(codes, self.previous)
+        return torch.stack([pixel, feature, code, temporal], dim=1)
+
+    def _show(self, images: Tensor) -> Tensor:
+        return images if self.region is None else images * self.region
 
 
 def _distance(first: Tensor, second: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ Residual blocks halve the picture to 4 x 4, and one matrix makes codes of all la
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -69,9 +70,7 @@ class DomainGuidedEncoder(nn.Module):
         self.style_width = style_width
         self.conv = nn.Conv2d(3, widths[0], 3, padding=1, bias=False)
         self.norm = BatchNorm2d(widths[0])
-        self.blocks = nn.ModuleList(
-            ResidualBlock(a, b) for a, b in zip(widths, widths[1:], strict=False)
-        )
+        self.blocks = nn.ModuleList(ResidualBlock(a, b) for a, b in pairwise(widths))
         flat = widths[-1] * LAST_SIDE**2
         self.linear = nn.Linear(flat, style_count * style_width, bias=False)
         self.norm_out = nn.BatchNorm1d(style_count * style_width)

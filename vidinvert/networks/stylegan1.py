@@ -1,4 +1,4 @@
-"""The StyleGAN generator of 2019 (Karras, Laine and Aila, CVPR 2019), as In-Domain inversion uses it.
+"""The StyleGAN generator of 2019 (Karras, Laine and Aila, CVPR), as In-Domain inversion uses it.
 
 Each layer's features get noise, a bias and an activation, are normalised, and are then scaled and
 shifted by a style. In-Domain inversion ("In-Domain GAN Inversion for Real Image Editing", Zhu et
@@ -92,7 +92,9 @@ class Layer(nn.Module):
         super().__init__()
         self.upsample = upsample
         self.fused = upsample and resolution >= FUSED_FROM
-        shape = (3, 3, in_channels, out_channels) if self.fused else (out_channels, in_channels, 3, 3)
+        shape = (
+            (3, 3, in_channels, out_channels) if self.fused else (out_channels, in_channels, 3, 3)
+        )
         self.weight = nn.Parameter(torch.randn(shape))
         self.gain = SQRT2 / math.sqrt(in_channels * 9)
         self.epilogue = Epilogue(out_channels, resolution=resolution, style_width=style_width)
