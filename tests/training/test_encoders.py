@@ -41,7 +41,7 @@ def test_a_step_trains_the_encoder_and_its_judges_and_nothing_else(name):
     recipe = make_recipe(ENCODERS[name])
     before = {n: snapshot(module) for n, module in recipe.modules.items()}
     frozen = {n: snapshot(getattr(recipe, n)) for n in FROZEN}
-    losses = recipe.step(0, 2, 1.0)
+    losses = recipe.step(0, 2, 0.0 if name == "e4e" else 1.0)  # e4e: its finer levels are 0 yet
     assert all(math.isfinite(value) for value in losses.values())
     expected = {
         "e4e": {"encoder", "codes"},

@@ -121,7 +121,7 @@ class CodeDiscriminator(nn.Module):
             row = w_plus[:, level, :count]
             square = row.square().mean(dim=1, keepdim=True)
             fourth = row.pow(4).mean(dim=1, keepdim=True)
-            seen += [projection(w_plus[:, level]), square - 1.0, fourth.sqrt() - 3.0**0.5]
+            seen += [projection(w_plus[:, level]), square - 1.0, (fourth + 1e-8).sqrt() - 3.0**0.5]
         return self.body(torch.cat(seen, dim=1)).squeeze(1)
 
 
