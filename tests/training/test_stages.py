@@ -15,6 +15,7 @@ from vidinvert.cli import main
 from vidinvert.errors import MissingError
 from vidinvert.methods import load_method
 from vidinvert.training import stages
+from vidinvert.training.encoders import ENCODERS
 from vidinvert.training.loop import Schedule
 from vidinvert.training.pack import GAINS, countered, train_detector_stage, write_mini
 from vidinvert.training.stages import Helpers, load_autoencoder, parameters, shortened
@@ -169,6 +170,9 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
         torch.testing.assert_close(direction.vector, gain * countered(name, fitted))
         assert f"1.0 = {gain:g} standard" in direction.unit or gain == 1.0
     assert load_method(pack, method="samm").crop_size == 256
+    for name in ENCODERS:
+        assert load_method(pack, method=name).crop_size == 256
+        assert pack.provenance[f"{name}_images_seen"] == 2
     assert pack.settings["diffcam_classes"] == list(
         load_file(work / "pack" / "directions.safetensors")
     )

@@ -1,19 +1,21 @@
 """The stages `e4e`, `restyle`, `indomain` and `force-indomain`: one encoder each, in its folder."""
 
-import json
 from pathlib import Path
-
-from safetensors.torch import save_file
 
 from vidinvert.checkpoints import load_part, select
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
 from vidinvert.networks.eigen import EigenGenerator, restore_bases
-from vidinvert.training import ranks
 from vidinvert.training.autoencoder import freeze, load_perceptual
 from vidinvert.training.data import FaceSet
 from vidinvert.training.encoders import ENCODERS, EncoderRecipe
 from vidinvert.training.loop import Progress, Schedule, channels_last, train
-from vidinvert.training.stages import Helpers, load_autoencoder, load_generator
+from vidinvert.training.stages import (
+    Helpers,
+    load_autoencoder,
+    load_generator,
+    write_figures,
+    write_weights,
+)
 from vidinvert.types import FacePack
 
 
@@ -54,21 +56,13 @@ def train_encoder(
         seed=schedule.seed,
         device=device,
     )
-    directory = work / name
-    train(recipe, schedule, directory, progress=progress)
-    figures = recipe.evaluate()
-    if ranks.number() == 0:
-        weights = {f"encoder.{k}": v for k, v in recipe.averaged["encoder"].state_dict().items()}
-        if name == "force-indomain":  # how far a code looks drawn is a figure of the method
-            judge = recipe.modules["codes"].state_dict()
-            weights |= {f"discriminator.{k}": v for k, v in judge.items()}
-        save_file(
-            {k: v.detach().cpu().contiguous() for k, v in weights.items()},
-            directory / "weights.safetensors",
-        )
-        rounded = {key: round(value, 4) for key, value in figures.items()}
-        (directory / "figures.json").write_text(json.dumps(rounded, indent=2), encoding="utf-8")
-    return figures
+    train(recipe, schedule, work / name, progress=progress)
+    weights = {f"encoder.{k}": v for k, v in recipe.averaged["encoder"].state_dict().items()}
+    if name == "force-indomain":  # how far a code looks drawn is a figure of the method
+        judge = recipe.modules["codes"].state_dict()
+        weights |= {f"discriminator.{k}": v for k, v in judge.items()}
+    write_weights(weights, work / name)
+    return write_figures(recipe.evaluate(), work / name)
 
 
 def frozen_networks(

@@ -25,6 +25,7 @@ from vidinvert.networks.eigen_samm import COMPARED
 from vidinvert.training.backgrounds import load_photographs
 from vidinvert.training.data import FaceSet
 from vidinvert.training.detector import CONTINUED_RATE, DetectorPlan, train_detector
+from vidinvert.training.encoders import ENCODERS
 from vidinvert.training.loop import Progress
 from vidinvert.training.motions import MOTIONS
 from vidinvert.training.stages import EARLIER, STYLE_WIDTH, Helpers, write_earlier
@@ -34,10 +35,7 @@ NAME, VERSION = "mini", "0.1.0"
 LICENSE = "CC-BY-NC-SA-4.0"
 SUMMARY = "Small 256 px face pack trained by vidinvert's own recipes; non-commercial"
 STAGES = ("autoencoder", "generator", "samm")
-OPTIONAL = (
-    "diffcam",
-    "deghost",
-)  # stages whose parts a pack may lack: methods beyond SAMM need them
+OPTIONAL = ("diffcam", "deghost", *ENCODERS)  # of methods beyond SAMM: a pack may lack them
 CLASSES_FILE = "classes.json"  # in Diff-CAM's folder: the directions that it names, in their order
 # Ratings are spread over the pictures by prediction, and what is predicted moves faces less than
 # what was rated; and of a motion, codes common to all faces hold only a part. These directions are
