@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from stabilizers import (
     Interval,
@@ -18,8 +19,15 @@ from stabilizers import (
 from vidinvert import images
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import optical_flow, quad_from_crop
-from vidinvert.methods import Method
-from vidinvert.types import Alignment, FrameBatch, Inversion, InvertibilityMask, Latents
+from vidinvert.methods import Method, Refiner
+from vidinvert.types import (
+    Alignment,
+    Embedding,
+    FrameBatch,
+    Inversion,
+    InvertibilityMask,
+    Latents,
+)
 
 LARGEST_MASK = 256  # side of the stored masks: half the crop's, and never more
 Progress = Callable[[int], None]
@@ -38,6 +46,7 @@ def invert(
     *,
     pack_sha256: str,
     method_name: str,
+    shots: Sequence[Interval] = (),
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> list[Inversion]:
@@ -49,6 +58,7 @@ def invert(
         method: what inverts.
         pack_sha256: of the face pack, recorded in the result.
         method_name: recorded in the result.
+        shots: the clip's shots; a method that starts from the frame before does so within one.
         device: where the networks live.
         progress: called with the number of frames done since the last call.
 
@@ -73,11 +83,16 @@ def invert(
             positions, crops = crop_batch(batch, alignment)
             if len(positions) == 0:
                 continue
-            embedding = method.embed(crops.to(device))
+            crops = crops.to(device)
+            embedding = method.embed(crops)
+            if isinstance(method, Refiner):
+                runs = intervals_from_indices(alignment.indices, cuts=shots)
+                starts = {run.start for run in runs}
+                embedding = _refine(method, crops, embedding, positions, starts, codes)
             small = images.resize(method.find_mask(embedding), (side, side))
             codes[positions] = embedding.w_plus.float().cpu()
             masks[positions] = images.mask_to_uint8(small).cpu()
-            guides[positions] = images.grey_to_uint8(images.resize(crops, (side, side)))
+            guides[positions] = images.grey_to_uint8(images.resize(crops, (side, side))).cpu()
             done[positions] = True
         if progress is not None:
             progress(len(batch.indices))
@@ -95,6 +110,31 @@ def invert(
             )
         )
     return results
+
+
+def _refine(
+    method: Refiner,
+    crops: Tensor,
+    embedding: Embedding,
+    positions: NDArray[np.int64],
+    starts: set[int],
+    codes: Tensor,
+) -> Embedding:
+    """Refine a batch frame by frame, each from the frame before unless a run starts with it.
+
+    `positions` (N,) in the track, whose codes (T, L, D) so far are in `codes`.
+    """
+    refined: list[Tensor] = []
+    for k, position in enumerate(positions.tolist()):
+        previous: Tensor | None = None
+        if position not in starts:
+            previous = refined[-1] if refined else codes[position - 1 : position].to(crops.device)
+        one = Embedding(
+            w_plus=embedding.w_plus[k : k + 1],
+            features=tuple(maps[k : k + 1] for maps in embedding.features),
+        )
+        refined.append(method.refine(crops[k : k + 1], one, previous).w_plus)
+    return replace(embedding, w_plus=torch.cat(refined))
 
 
 def stabilise_alignment(

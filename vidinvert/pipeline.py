@@ -114,7 +114,7 @@ def load_pack(
 
     Args:
         name: a shipped pack's name, or a pack's directory.
-        method: how faces are inverted, as `samm`.
+        method: how faces are inverted, as `samm` or, with options, `samm:cycles=1`.
         device: `cpu` or `cuda:N`.
         precision: of the networks' features: `fp32`, `bf16` or `fp16`.
         min_score: detections below are dropped.
@@ -472,6 +472,7 @@ def analyse(
         pack.method,
         pack_sha256=pack.pack.sha256,
         method_name=pack.method_name,
+        shots=shots,
         device=pack.device,
         progress=tell,
     )

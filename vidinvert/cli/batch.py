@@ -19,6 +19,7 @@ from vidinvert.cli.options import (
     add_tracking_options,
     check_options,
     count,
+    method_from,
     number,
     plans_from,
     span_from,
@@ -207,7 +208,7 @@ def plan_setup(options: argparse.Namespace) -> "Setup":
     return Setup(
         pack=options.pack,
         pack_sha256=find_pack(options.pack).sha256,
-        method=options.method,
+        method=method_from(options),
         devices=devices,
         precision=choose_precision(options.precision, device),
         min_score=options.min_score,

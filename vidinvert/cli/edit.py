@@ -16,6 +16,7 @@ from vidinvert.cli.options import (
     add_pack_options,
     check_options,
     load_models,
+    method_from,
     plans_from,
     span_from,
 )
@@ -116,7 +117,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         "edit": list(plan.text),
         "face": options.face or "largest",
         "pack": {"name": pack.name, "sha256": pack.sha256},
-        "method": options.method,
+        "method": method_from(options),
     }
     print(json.dumps(described, indent=2))
     return 0

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from vidinvert.pipeline import Models, Span
     from vidinvert.types import Plans
 
-METHODS = ("samm", "diffcam", "indomain", "force-indomain", "e4e", "restyle")
+METHODS = (
+    *("samm", "diffcam", "indomain", "force-indomain"),
+    *("e4e", "restyle", "psp", "featurestyle"),
+)
 
 
 def number(low: float, high: float = math.inf) -> Callable[[str], float]:
@@ -79,6 +82,16 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("networks")
     group.add_argument("--pack", default="mini", help="face pack: a name or a directory (mini)")
     group.add_argument("--method", default="samm", choices=METHODS, help="how to invert (samm)")
+    group.add_argument(
+        "--cycles", type=count, metavar="N", help="SAMM's estimates a level: 1 is faster (pack's)"
+    )
+    group.add_argument(
+        "--invert-steps",
+        type=count,
+        metavar="N",
+        help="optimise codes after the encoder, N steps a frame from the frame before's and 4 N "
+        "for the first; 25 is a start (the pack's, as a rule none)",
+    )
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     group.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="(auto)"
@@ -243,6 +256,13 @@ def span_from(options: argparse.Namespace) -> "Span | None":
     return Span(start_seconds=options.start or 0.0, end_seconds=options.end)
 
 
+def method_from(options: argparse.Namespace) -> str:
+    """Join the method and its options, as `samm:cycles=1`."""
+    chosen = {"cycles": options.cycles, "steps": options.invert_steps}
+    text = ",".join(f"{name}={value}" for name, value in chosen.items() if value is not None)
+    return f"{options.method}:{text}" if text else options.method
+
+
 def load_models(options: argparse.Namespace) -> "Models":
     """Load the face pack that the options name, on the device they choose."""
     import torch
@@ -256,7 +276,7 @@ def load_models(options: argparse.Namespace) -> "Models":
     device = choose_device(options.device)
     return load_pack(
         options.pack,
-        method=options.method,
+        method=method_from(options),
         device=device,
         precision=choose_precision(options.precision, device),
         min_score=options.min_score,

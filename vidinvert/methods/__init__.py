@@ -1,16 +1,17 @@
 """The systems of the field behind two calls: embed a crop, synthesise from codes."""
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from vidinvert.errors import PlanError
-from vidinvert.methods import eigen, eigen_encoders, encoder_only, samm
+from vidinvert.methods import eigen, eigen_encoders, encoder_only, indomain, samm
 from vidinvert.types import Embedding, FacePack, Synthesis
 
-__all__ = ["LOADERS", "Loader", "Method", "load_method"]
+__all__ = ["LOADERS", "OPTIONS", "Loader", "Method", "Refiner", "load_method"]
 
 
 class Method(Protocol):
@@ -51,6 +52,28 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class Refiner(Protocol):
+    """What a method has besides, if its codes get better in steps: along a clip, frame by frame.
+
+    Pure as the two calls are; the frame before is an argument.
+    """
+
+    def refine(self, crops: Tensor, embedding: Embedding, previous: Tensor | None) -> Embedding:
+        """Improve the codes of embedded crops.
+
+        Args:
+            crops: (N, 3, R, R) in [-1, 1].
+            embedding: of these crops.
+            previous: refined codes (1, L, D) of the frame before, to start from; None at the start
+                of an unbroken run of a track, and for single pictures.
+
+        Returns:
+            The embedding with other codes.
+        """
+        ...
+
+
 Loader = Callable[[FacePack, torch.device, torch.dtype], Method]
 
 # (kind of generator, method) -> what loads it.
@@ -62,7 +85,15 @@ LOADERS: dict[tuple[str, str], Loader] = {
     ("eigen", "force-indomain"): eigen_encoders.load_force_indomain,
     ("stylegan2", "samm"): samm.load,
     ("stylegan2", "e4e"): encoder_only.load,
+    ("stylegan1", "indomain"): indomain.load,
 }
+
+# Options of a method, as in `samm:cycles=1`, and the setting of a pack that each overrides.
+OPTIONS: dict[tuple[str, str], dict[str, str]] = {
+    ("stylegan2", "samm"): {"cycles": "cycles"},
+    ("stylegan1", "indomain"): {"steps": "invert_steps"},
+}
+LARGEST_OPTION = 10_000
 
 
 def load_method(
@@ -76,20 +107,43 @@ def load_method(
 
     Args:
         pack: where the weights come from; the files are verified.
-        method: as `samm`.
+        method: as `samm`, or with options as `samm:cycles=1` or `indomain:steps=25`.
         device: where the networks shall live.
         dtype: of the features; codes, styles and statistics stay float32.
 
     Raises:
-        PlanError: the pack's generator does not run this method.
+        PlanError: the pack's generator does not run this method, or not with this option.
         CheckpointError: the pack's files are missing, damaged, or of another network.
     """
-    loader = LOADERS.get((pack.generator, method))
+    name, _, options = method.partition(":")
+    loader = LOADERS.get((pack.generator, name))
     if loader is None:
         fitting = [name for kind, name in LOADERS if kind == pack.generator]
         raise PlanError(
             f"The pack {pack.name!r} with a generator of kind {pack.generator!r} does not run the "
-            f"method {method!r}, expected one of: {', '.join(fitting) or 'none'}. "
+            f"method {name!r}, expected one of: {', '.join(fitting) or 'none'}. "
             "Choose another --method or --pack."
         )
-    return loader(pack, torch.device(device), dtype)
+    settings = _read_options(options, method, OPTIONS.get((pack.generator, name), {}), pack)
+    chosen = replace(pack, settings={**pack.settings, **settings})
+    return loader(chosen, torch.device(device), dtype)
+
+
+def _read_options(
+    text: str, method: str, known: Mapping[str, str], pack: FacePack
+) -> dict[str, int]:
+    settings: dict[str, int] = {}
+    for part in text.split(",") if text else ():
+        key, _, value = part.partition("=")
+        if key not in known:
+            raise PlanError(
+                f"The method {method!r} has an option {key!r}, expected of a pack of kind "
+                f"{pack.generator!r}: {', '.join(known) or 'none'}. Leave the option out."
+            )
+        if not value.isdecimal() or int(value) > LARGEST_OPTION:
+            raise PlanError(
+                f"The method {method!r} has {key} {value!r}, expected a whole number up to "
+                f"{LARGEST_OPTION}."
+            )
+        settings[known[key]] = int(value)
+    return settings

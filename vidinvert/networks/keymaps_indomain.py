@@ -5,8 +5,6 @@ from vidinvert.networks.stylegan1 import FUSED_FROM
 from vidinvert.networks.vgg import CONVOLUTIONS
 from vidinvert.types import Keymap
 
-WIDENING_BLOCKS = 4  # residual blocks that change the channels, and so have a shortcut
-
 
 def stylegan1(*, style_count: int, theirs: str = "", ours: str = "") -> Keymap:
     """Name the generator of In-Domain inversion.
@@ -49,11 +47,14 @@ def stylegan1(*, style_count: int, theirs: str = "", ours: str = "") -> Keymap:
     return Keymap("stylegan1", *with_prefixes(renames, dropped, theirs, ours))
 
 
-def domain_guided_encoder(*, blocks: int = 6, theirs: str = "", ours: str = "") -> Keymap:
+def domain_guided_encoder(
+    *, blocks: int = 6, shortcuts: int = 4, theirs: str = "", ours: str = ""
+) -> Keymap:
     """Name the encoder of In-Domain inversion.
 
     Args:
-        blocks: residual blocks, 6 for 256 px; those after the fourth keep their channels.
+        blocks: residual blocks, 6 for 256 px.
+        shortcuts: how many of the first blocks change the channels, and so have a shortcut.
         theirs: prefix in the file.
         ours: prefix in the result.
     """
@@ -64,7 +65,7 @@ def domain_guided_encoder(*, blocks: int = 6, theirs: str = "", ours: str = "") 
             renames[f"{there}.conv{conv}.weight"] = f"{here}.conv{conv}.weight"
             renames[f"{there}.wscale{conv}.bias"] = f"{here}.conv{conv}.bias"
             renames |= batch_norm(f"{there}.bn{conv}.bn", f"{here}.norm{conv}")
-        if block <= WIDENING_BLOCKS:
+        if block <= shortcuts:
             renames[f"{there}.conv.weight"] = f"{here}.shortcut.0.weight"
             renames |= batch_norm(f"{there}.bn.bn", f"{here}.shortcut.1")
     renames[f"block{blocks + 1}.fc.weight"] = "linear.weight"

@@ -104,7 +104,8 @@ class Layer(nn.Module):
         return self.epilogue(self.convolve(x), w)
 
     def convolve(self, x: Tensor) -> Tensor:
-        """Convolve, and blur what was enlarged."""
+        """Convolve in the dtype of the weights, and blur what was enlarged."""
+        x = x.to(self.weight.dtype)
         if self.fused:
             kernel = enlarging_kernel(self.weight * self.gain)
             x = F.conv_transpose2d(x, kernel, stride=2, padding=1)
@@ -191,13 +192,13 @@ class Generator1(nn.Module):
 
     def forward(self, w_plus: Tensor) -> Tensor:
         """Render codes (N, L, D) float32 with the fixed noise -> (N, 3, R, R) float32."""
-        dtype = self.to_rgb.weight.dtype
-        x = self.constant.to(dtype).expand(len(w_plus), -1, -1, -1)
+        x = self.constant.expand(len(w_plus), -1, -1, -1)
         x = self.first(x, w_plus[:, 0])
         for index, layer in enumerate(self.layers):
             x = layer(x, w_plus[:, index + 1])
         gain = 1.0 / math.sqrt(x.shape[1])
         assert self.to_rgb.bias is not None
+        x = x.to(self.to_rgb.weight.dtype)
         image = F.conv2d(x, self.to_rgb.weight * gain, self.to_rgb.bias).float()
         return torch.tanh(image) if self.final_tanh else image
 
