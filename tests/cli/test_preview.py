@@ -46,6 +46,35 @@ def test_masks_are_shaped_in_the_preview_as_the_options_say(kept, tmp_path, caps
     assert means[1] > means[0] + 1
 
 
+@pytest.mark.slow
+def test_corrected_masks_in_the_preview_are_those_of_the_edit(kept, tmp_path, capsys):
+    painted = tmp_path / "painted"
+    painted.mkdir()
+    mask = np.zeros((512, 512), np.uint8)
+    mask[200:300, 150:350] = 255
+    write_png(painted / "000001.png", mask)
+    shaped = (
+        "--mask-min",
+        "0.2",
+        "--mask-max",
+        "0.9",
+        "--mask-dilate",
+        "0.02",
+        "--mask-blur",
+        "0.01",
+    )
+    options = ("--analysis", kept, "--quiet", "--mask-override", painted, *shaped)
+    assert run(capsys, SAMPLE, "--masks", tmp_path / "seen", *options)[0] == 0
+    edit = ("-o", tmp_path / "out.mp4", "--edit", "smile=2", "--save-masks", tmp_path / "used")
+    assert main(["edit", str(SAMPLE), *(str(argument) for argument in (*edit, *options))]) == 0
+    names = [f"{index:06d}.png" for index in range(3)]
+    for name in names:
+        seen, used = (cv2.imread(str(tmp_path / place / name), 0) for place in ("seen", "used"))
+        np.testing.assert_array_equal(seen, used)
+        assert 0 < seen.mean() < 255
+    assert sorted(path.name for path in (tmp_path / "used").iterdir()) == names
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -5,18 +5,20 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import av
 import cv2
 import numpy as np
 import pytest
 
 from tests.browser import browser
 from tests.measured import MASK, ShadeMethod, plans_with, small_analysis, with_masks
-from tests.mini import SAMPLE, mini
+from tests.mini import SAMPLE, mini, read_clip
 from tests.shared_data import shared_path
 from vidinvert.analysis import read_analysis
 from vidinvert.media import probe
 from vidinvert.pipeline import edit_faces
 from vidinvert.preview import PreviewPlan, PreviewTargets, write_preview
+from vidinvert.training.occluders import hand
 from vidinvert.types import Plans
 
 pytestmark = pytest.mark.slow
@@ -339,6 +341,17 @@ CLIPS = (
 )
 
 
+def write_clip(path, frames):
+    """Encode pictures (T, H, W, 3) at 25 frames a second, nearly without loss."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"crf": "10", "preset": "veryfast"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for picture in frames:
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        output.mux(stream.encode())
+
+
 def check_real_page(tab, folder, source, face):
     """Make a page of a clip by the command, and compare its masks with the renderer's."""
     page, kept = folder / "page.html", folder / "kept.npz"
@@ -370,6 +383,30 @@ def check_real_page(tab, folder, source, face):
 def test_the_sample_makes_a_page_whose_masks_are_the_rendered_ones(tab, tmp_path):
     shot = check_real_page(tab, tmp_path, SAMPLE, "largest")
     assert cv2.cvtColor(shot, cv2.COLOR_RGB2GRAY).std() > 10
+
+
+def test_a_hand_planted_over_the_sample_is_at_most_two_keys_away(tab, tmp_path):
+    frames = read_clip(SAMPLE)[0][:40]
+    colours, opacity = hand(200, np.random.default_rng(1))
+    covered = range(18, 27)
+    window = np.s_[180:380, 150:350]  # the lower face
+    for index in covered:
+        part = frames[index][window].astype(np.float32)
+        part += opacity[..., None] * (colours.clip(0, 255) - part)
+        frames[index][window] = np.rint(part)
+    write_clip(tmp_path / "hand.mp4", frames)
+    page = tmp_path / "page.html"
+    command = [sys.executable, "-m", "vidinvert", "preview", str(tmp_path / "hand.mp4")]
+    subprocess.run([*command, "-o", str(page), "--quiet"], check=True)
+    tab.troubles.clear()
+    tab.open(page)
+    seen = []
+    for _ in range(2):
+        tab.press("n")
+        tab.evaluate("new Promise(done => setTimeout(done, 300))")
+        seen.append(int(tab.evaluate("document.body.dataset.frame")))
+    assert set(seen) & set(covered), seen
+    assert tab.troubles == []
 
 
 @pytest.mark.shared

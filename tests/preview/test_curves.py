@@ -89,6 +89,16 @@ def test_a_covered_face_and_a_lost_score_are_worth_a_look(measured):
     assert set(spots[1].reasons) == {"mask", "change", "flicker"}
 
 
+def test_what_leaves_the_face_is_shown_while_it_is_there(measured):
+    masks = torch.zeros(23, 1, MASK, MASK, dtype=torch.uint8)
+    masks[15, :, :8] = 200  # frame 20, behind the cut: what comes with it is no flicker
+    curves = curves_of(measured, masks)
+    values = {name: curves.values[name] for name in ("change", "flicker")}
+    spots = find_spots(replace(curves, values=values), seconds=measured.info.seconds)
+    assert values["flicker"][16] == np.nanmax(values["flicker"])  # between frames 20 and 21
+    assert [spot.frame for spot in spots] == [20]
+
+
 def test_where_nothing_happens_nothing_is_worth_a_look(measured):
     track = replace(measured.tracks[0], score=np.full(23, 0.9))
     assert find_spots(curves_of(measured, track=track), seconds=measured.info.seconds) == ()

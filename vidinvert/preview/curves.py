@@ -126,7 +126,9 @@ def find_spots(curves: FaceCurves, *, seconds: Float64Array) -> tuple[Spot, ...]
     """Name the frames where a curve is most unlike its usual value, in the order of time.
 
     A curve's peaks are judged by its median and median absolute deviation; a score counts where it
-    falls. Peaks of several curves within `NEAR_SECONDS` make one spot at the strongest of them.
+    falls. Of the two frames between which a mask flickers, the one whose mask is less usual is
+    named: there a hand that comes or goes is in the picture. Peaks of several curves within
+    `NEAR_SECONDS` make one spot at the strongest of them.
 
     Args:
         curves: of one face.
@@ -147,6 +149,8 @@ def find_spots(curves: FaceCurves, *, seconds: Float64Array) -> tuple[Spot, ...]
             if weights[k] < STANDS_OUT or len(taken) == PEAKS:
                 break
             position = int(known[k])
+            if name == "flicker":
+                position -= _is_less_usual(curves, position - 1, position)
             if all(abs(times[position] - times[other]) > NEAR_SECONDS for other in taken):
                 taken.append(position)
                 peaks.append((float(weights[k]), position, name))
@@ -166,3 +170,7 @@ def find_spots(curves: FaceCurves, *, seconds: Float64Array) -> tuple[Spot, ...]
                 frame=spot.frame, reasons=(*spot.reasons, name), weight=spot.weight
             )
     return tuple(sorted(spots, key=lambda spot: spot.frame))
+
+
+def _is_less_usual(curves: FaceCurves, first: int, second: int) -> bool:
+    return bool(curves.values["change"][first] > curves.values["change"][second])
