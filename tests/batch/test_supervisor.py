@@ -265,7 +265,7 @@ def test_thirty_killed_runs_end_like_an_undisturbed_one_and_do_nothing_twice(tmp
     command = [sys.executable, "-m", "tests.batch.drive", str(tmp_path / "in")]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
 
-    def drive(output, ledger, *, kill_after=None):
+    def drive(output, ledger, *, kill_at=None):
         environment["BATCH_LEDGER"] = str(ledger)
         process = subprocess.Popen(
             [*command, str(output)],
@@ -274,23 +274,26 @@ def test_thirty_killed_runs_end_like_an_undisturbed_one_and_do_nothing_twice(tmp
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        if kill_after is not None:
-            time.sleep(kill_after)
+        if kill_at is not None:  # a moment of the work: other load moves those of a clock
+            steps, seconds = kill_at
+            while process.poll() is None and steps_in(ledger) < steps:
+                time.sleep(0.001)
+            time.sleep(seconds)
             process.send_signal(signal.SIGKILL)
         printed, _ = process.communicate(timeout=120)
         return process.returncode, printed
 
-    started = time.monotonic()
     status, printed = drive(tmp_path / "whole", tmp_path / "ledger")
     assert status == 0
-    usual = time.monotonic() - started
+    steps = steps_in(tmp_path / "ledger")
     expected = hashes(tmp_path / "whole")
     assert len(expected) == 7
     source_of_chance = random.Random(5)
     killed = 0
     for number in range(30):
         output, ledger = tmp_path / f"out{number}", tmp_path / f"ledger{number}"
-        status, _ = drive(output, ledger, kill_after=source_of_chance.uniform(0.1, usual))
+        moment = source_of_chance.randrange(steps), source_of_chance.uniform(0.0, 0.1)
+        status, _ = drive(output, ledger, kill_at=moment)
         killed += status == -signal.SIGKILL
         status, again = drive(output, ledger)
         assert (status, without_attempts(again)) == (0, without_attempts(printed))
@@ -298,6 +301,10 @@ def test_thirty_killed_runs_end_like_an_undisturbed_one_and_do_nothing_twice(tmp
         check_nothing_twice(output, ledger)
         shutil.rmtree(output)
     assert killed >= 20
+
+
+def steps_in(ledger):
+    return len(ledger.read_text().splitlines()) if ledger.exists() else 0
 
 
 def without_attempts(printed):
