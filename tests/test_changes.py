@@ -1,5 +1,6 @@
 """What an edit changes: motion, remainder, steadiness, and pictures that are kept."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -200,3 +201,17 @@ def test_a_damaged_picture_is_refused():
     assert read_pictures(short, np.array([0])).shape == (1, SIZE, SIZE, 3)
     with pytest.raises(AnalysisError, match=r"holds a damaged picture .* analyse the clip again"):
         read_pictures(short, np.array([1]))
+
+
+def test_drawing_ahead_in_other_threads_changes_nothing():
+    ramp = np.clip(np.linspace(-0.5, 1.0, 30), 0, None)  # ten frames in which nothing shows
+    face = flickering_face(30, sigma=0.1, intervals=[Interval(0, 30)], strength=ramp)
+    shown = np.flatnonzero(ramp).tolist()
+    alone = ChangeStream(face, Flickerer(), batch_size=4, device="cpu")
+    wanted = [alone.at(position) for position in shown]
+    with ThreadPoolExecutor(2) as pool:
+        method = Flickerer()
+        stream = ChangeStream(face, method, batch_size=4, device="cpu", pool=pool, ahead=2)
+        for position, change in zip(shown, wanted, strict=True):
+            np.testing.assert_array_equal(stream.at(position), change)
+        assert not stream._coming  # nothing was drawn that is not shown

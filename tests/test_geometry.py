@@ -5,15 +5,20 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from vidinvert.geometry import (
+    add_levels,
     compose,
+    copy_where,
     crop_frame,
     crop_from_quad,
     ffhq_quads,
     fit_similarity,
     invert_similarity,
+    largest_channel,
     quad_from_crop,
     scale_of,
+    squared_difference,
     transform_points,
+    turn_vectors,
     warp,
 )
 
@@ -244,3 +249,45 @@ def test_a_crop_far_off_the_frame_still_has_its_size(scale):
     crop = crop_frame(picture(30, 30), similarity(scale, 0.0, 5000.0, 0.0), 16)
     assert crop.shape == (16, 16, 3)
     assert crop.dtype == np.uint8
+
+
+def test_the_largest_channel_is_that_of_a_reduction():
+    field = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)
+    np.testing.assert_array_equal(largest_channel(field), np.abs(field).max(axis=2))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_levels_are_added_rounded_and_limited(dtype):
+    rng = np.random.default_rng(1)
+    top = np.iinfo(dtype).max
+    picture = rng.integers(0, top, (9, 8, 3), dtype=dtype, endpoint=True)
+    levels = rng.integers(-900, 900, (9, 8, 3)).astype(np.float32) / 3
+    frame = np.zeros((12, 12, 3), dtype)
+    add_levels(picture, levels, frame[2:11, 1:9])
+    wanted = np.clip(np.rint(picture + levels), 0, top).astype(dtype)
+    np.testing.assert_array_equal(frame[2:11, 1:9], wanted)
+    assert frame[:2].sum() == frame[:, 9:].sum() == 0
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_pixels_are_copied_where_it_is_said_from_a_part_of_a_frame(dtype):
+    rng = np.random.default_rng(2)
+    frame = rng.integers(0, 255, (12, 12, 3)).astype(dtype)
+    target, where = np.zeros((9, 8, 3), dtype), rng.random((9, 8)) > 0.5
+    copy_where(frame[2:11, 1:9], where, target)
+    np.testing.assert_array_equal(target, np.where(where[..., None], frame[2:11, 1:9], 0))
+
+
+def test_squared_differences_are_exact():
+    rng = np.random.default_rng(3)
+    first, second = (rng.integers(0, 255, (61, 47, 3), dtype=np.uint8) for _ in range(2))
+    squares = np.square(first.astype(np.int64) - second).sum(axis=2)
+    where = rng.random((61, 47)) > 0.4
+    assert squared_difference(first, second) == squares.sum()
+    assert squared_difference(first, second, where) == squares[where].sum()
+
+
+def test_turned_vectors_are_those_of_a_matrix_product():
+    field = np.random.default_rng(4).normal(size=(5, 6, 2)).astype(np.float32)
+    linear = np.array([[0.5, -2.0], [1.5, 0.25]])
+    np.testing.assert_allclose(turn_vectors(field, linear), field @ linear.T, rtol=1e-5, atol=1e-6)

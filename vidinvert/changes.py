@@ -1,5 +1,6 @@
 """What an edit changes in a face's crop: how its pixels move, and what remains."""
 
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from stabilizers import Interval
 from vidinvert import images
 from vidinvert.errors import AnalysisError
-from vidinvert.geometry import blur, displace, optical_flow, to_grey
+from vidinvert.geometry import blur, displace, largest_channel, optical_flow, to_grey
 from vidinvert.methods import Method
 from vidinvert.types import Alignment, Inversion, KeptPictures, Latents, MovedLatents
 
@@ -52,15 +53,25 @@ class ChangeStream:
     what remains after moving are estimated for every frame anew, and shake. So they are averaged
     in the crop, where the face stands still, over the frames around. Changes are in proportion to
     the strength of the edit: they are averaged per unit of strength and scaled by the frame's own,
-    so a strength over time stays as it was written. Only the changes within the kernel are kept.
+    so a strength over time stays as it was written. Only the changes within the kernel are kept,
+    and with a `pool` those of the next `ahead` batches.
     """
 
     def __init__(
-        self, face: EditedFace, method: Method, *, batch_size: int, device: torch.device | str
+        self,
+        face: EditedFace,
+        method: Method,
+        *,
+        batch_size: int,
+        device: torch.device | str,
+        pool: Executor | None = None,
+        ahead: int = 0,
     ) -> None:
         self._face, self._method, self._device = face, method, device
         self._batch_size = batch_size
         self._kept: dict[int, Tensor] = {}
+        self._pool, self._ahead = pool, ahead
+        self._coming: dict[int, Future[dict[int, Tensor]]] = {}
 
     def at(self, position: int) -> NDArray[np.float32]:
         """Return the change at one of the track's positions, as from `measure_change`."""
@@ -73,10 +84,10 @@ class ChangeStream:
                 self._generate(place)
         strength = self._face.strength
         total = sum(weight * strength[p] for p, weight in weights.items())
-        steady = torch.zeros_like(self._kept[position], dtype=torch.float32)
+        steady = torch.zeros_like(self._kept[position])
         for place, weight in weights.items():
             share = weight * strength[position] / total
-            steady.add_(self._kept[place].float(), alpha=float(share))
+            steady.add_(self._kept[place], alpha=float(share))
         return steady.numpy()
 
     def _weights(self, position: int) -> dict[int, float]:
@@ -96,17 +107,32 @@ class ChangeStream:
 
     def _generate(self, position: int) -> None:
         """Generate the batch that a position belongs to, the same one wherever rendering began."""
-        face = self._face
         start = position - position % self._batch_size
+        if self._pool is not None:
+            last = min(start + self._ahead * self._batch_size, len(self._face.strength) - 1)
+            for coming in range(start, last + 1, self._batch_size):
+                if coming not in self._coming:
+                    self._coming[coming] = self._pool.submit(self._measure, coming)
+            self._kept.update(self._coming.pop(start).result())
+        else:
+            self._kept.update(self._measure(start))
+
+    @torch.inference_mode()
+    def _measure(self, start: int) -> dict[int, Tensor]:
+        """Return the changes at the positions of a batch where the edit shows."""
+        face = self._face
         batch = np.arange(start, min(start + self._batch_size, len(face.strength)))
         shown = batch[face.strength[batch] > 0]
+        if len(shown) == 0:
+            return {}
         before = self._unedited(batch)[shown - start]
         after = self._draw(face.edited.at(shown))
         guide = face.inversion.mask.guide
+        changes: dict[int, Tensor] = {}
         for k, place in enumerate(shown.tolist()):
             source = None if guide is None else guide[place, 0].numpy()
-            change = measure_change(before[k], after[k], source)
-            self._kept[place] = torch.as_tensor(change).half()
+            changes[place] = torch.as_tensor(measure_change(before[k], after[k], source))
+        return changes
 
     def _unedited(self, batch: NDArray[np.int64]) -> NDArray[np.uint8]:
         kept = self._face.unedited
@@ -195,7 +221,7 @@ def drop_small(change: NDArray[np.float32]) -> NDArray[np.float32]:
     A change as large as `SMALL_CHANGE` around a pixel is halved, three times as large is kept by
     nine tenths.
     """
-    size = blur(np.abs(change).max(axis=2), sigma=FLOW_BLUR * change.shape[0])
+    size = blur(largest_channel(change), sigma=FLOW_BLUR * change.shape[0])
     power = np.square(size)
     share = power / (power + SMALL_CHANGE**2)
     return np.multiply(change, share[..., None], dtype=np.float32)

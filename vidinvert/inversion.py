@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,11 +20,13 @@ from stabilizers import (
 from vidinvert import images
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import optical_flow, quad_from_crop
+from vidinvert.media import map_ahead
 from vidinvert.methods import Method, Refiner
 from vidinvert.types import (
     Alignment,
     Embedding,
     FrameBatch,
+    Int64Array,
     Inversion,
     InvertibilityMask,
     Latents,
@@ -48,6 +51,7 @@ def invert(
     method_name: str,
     shots: Sequence[Interval] = (),
     device: torch.device | str = "cpu",
+    workers: int = 1,
     progress: Progress | None = None,
 ) -> list[Inversion]:
     """Invert every track in one pass over the frames.
@@ -60,6 +64,7 @@ def invert(
         method_name: recorded in the result.
         shots: the clip's shots; a method that starts from the frame before does so within one.
         device: where the networks live.
+        workers: batches that are inverted at once; the results are the same.
         progress: called with the number of frames done since the last call.
 
     Returns:
@@ -78,22 +83,26 @@ def invert(
         )
         for a in alignments
     ]
-    for batch in frames:
-        for alignment, (codes, masks, guides, done) in zip(alignments, stores, strict=True):
-            positions, crops = crop_batch(batch, alignment)
-            if len(positions) == 0:
-                continue
-            crops = crops.to(device)
-            embedding = method.embed(crops)
-            if isinstance(method, Refiner):
-                runs = intervals_from_indices(alignment.indices, cuts=shots)
-                starts = {run.start for run in runs}
-                embedding = _refine(method, crops, embedding, positions, starts, codes)
-            small = images.resize(method.find_mask(embedding), (side, side))
-            codes[positions] = embedding.w_plus.float().cpu()
-            masks[positions] = images.mask_to_uint8(small).cpu()
-            guides[positions] = images.grey_to_uint8(images.resize(crops, (side, side))).cpu()
-            done[positions] = True
+    refines = isinstance(method, Refiner)
+
+    @torch.inference_mode()
+    def measure(batch: FrameBatch) -> list[_Measured | None]:
+        return [
+            _measure_crops(batch, alignment, method, side, device, codes=codes, shots=shots)
+            for alignment, (codes, _, _, _) in zip(alignments, stores, strict=True)
+        ]
+
+    # Refining begins at the codes of the frame before: one batch after the other.
+    measured = map_ahead(
+        lambda batch: (batch, measure(batch)), frames, workers=1 if refines else workers
+    )
+    for batch, found in measured:
+        for one, (codes, masks, guides, done) in zip(found, stores, strict=True):
+            if one is not None:
+                codes[one.positions] = one.codes
+                masks[one.positions] = one.masks
+                guides[one.positions] = one.guides
+                done[one.positions] = True
         if progress is not None:
             progress(len(batch.indices))
     results = []
@@ -135,6 +144,43 @@ def _refine(
         )
         refined.append(method.refine(crops[k : k + 1], one, previous).w_plus)
     return replace(embedding, w_plus=torch.cat(refined))
+
+
+class _Measured(NamedTuple):
+    """What one batch says of a track, at K `positions`, on the CPU."""
+
+    positions: Int64Array
+    codes: torch.Tensor  # (K, L, D) float32
+    masks: torch.Tensor  # (K, 1, h, w) uint8
+    guides: torch.Tensor  # (K, 1, h, w) uint8
+
+
+def _measure_crops(
+    batch: FrameBatch,
+    alignment: Alignment,
+    method: Method,
+    side: int,
+    device: torch.device | str,
+    *,
+    codes: Tensor,
+    shots: Sequence[Interval],
+) -> _Measured | None:
+    positions, crops = crop_batch(batch, alignment)
+    if len(positions) == 0:
+        return None
+    crops = crops.to(device)
+    embedding = method.embed(crops)
+    if isinstance(method, Refiner):
+        runs = intervals_from_indices(alignment.indices, cuts=shots)
+        starts = {run.start for run in runs}
+        embedding = _refine(method, crops, embedding, positions, starts, codes)
+    small = images.resize(method.find_mask(embedding), (side, side))
+    return _Measured(
+        positions=positions,
+        codes=embedding.w_plus.float().cpu(),
+        masks=images.mask_to_uint8(small).cpu(),
+        guides=images.grey_to_uint8(images.resize(crops, (side, side))).cpu(),
+    )
 
 
 def stabilise_alignment(

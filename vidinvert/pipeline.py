@@ -6,8 +6,8 @@ purpose: frames are never kept, so memory does not grow with the clip.
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from vidinvert.types import (
     Detection,
     FacePack,
     FaceTrack,
+    FrameBatch,
     Inversion,
     KeptPictures,
     LatentDirection,
@@ -65,7 +66,10 @@ LARGEST_KEPT = 512  # side of crops whose generated pictures are kept with an an
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Models:
-    """A face pack, loaded: what finds faces, what inverts them, and where codes can be moved."""
+    """A face pack, loaded: what finds faces, what inverts them, and where codes can be moved.
+
+    `workers`: batches that the networks work on at once; results do not depend on it.
+    """
 
     pack: FacePack
     detector: FaceDetector
@@ -74,6 +78,7 @@ class Models:
     directions: Mapping[str, LatentDirection]
     device: str
     precision: str
+    workers: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +114,7 @@ def load_pack(
     precision: str = "fp32",
     min_score: float = 0.5,
     min_size: float = 24.0,
+    workers: int = 1,
 ) -> Models:
     """Load a face pack by name or directory.
 
@@ -119,6 +125,8 @@ def load_pack(
         precision: of the networks' features: `fp32`, `bf16` or `fp16`.
         min_score: detections below are dropped.
         min_size: faces with a smaller side, in pixels, are dropped.
+        workers: batches that the networks work on at once, each with torch's number of threads; see
+            `media.divide_threads`.
 
     Raises:
         CheckpointError: the pack is missing, damaged or of another schema.
@@ -139,6 +147,7 @@ def load_pack(
         directions=load_directions(pack),
         device=device,
         precision=precision,
+        workers=workers,
     )
 
 
@@ -231,9 +240,7 @@ def edit_video(
                 stored=True,
             )
         )
-        sources, shown = split(batches)
-        outputs = render(shown, faces, pack.method, plans.render, device=pack.device)
-        for source_batch, batch in zip(sources, outputs, strict=True):
+        for source_batch, batch in read_ahead(_render_beside(batches, faces, pack, plans)):
             rendered.add(source_batch, batch, measured.alignments)
             with clock.measure("encode"):
                 writer.write(batch)
@@ -244,6 +251,18 @@ def edit_video(
         measured, target, pack, plans, clock, started, kept=analysis, steadiness=steadiness
     )
     return report | {"quality": rendered.describe(), "left_out": list(writer.left_out)}
+
+
+def _render_beside(
+    batches: Iterable[FrameBatch], faces: list[EditedFace], pack: Models, plans: Plans
+) -> Generator[tuple[FrameBatch, FrameBatch], None, None]:
+    """Yield every batch before and after rendering."""
+    sources, shown = split(batches)
+    outputs = render(
+        shown, faces, pack.method, plans.render, device=pack.device, workers=pack.workers
+    )
+    with closing(outputs):
+        yield from zip(sources, outputs, strict=True)
 
 
 def measure_video(
@@ -474,6 +493,7 @@ def analyse(
         method_name=pack.method_name,
         shots=shots,
         device=pack.device,
+        workers=pack.workers,
         progress=tell,
     )
     return Analysis(

@@ -2,7 +2,8 @@
 
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -17,12 +18,16 @@ from vidinvert.changes import ChangeStream, EditedFace, head_window, show_change
 from vidinvert.errors import EncodeError, PlanError
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import (
+    add_levels,
     compose,
+    copy_where,
     displace,
     invert_similarity,
+    largest_channel,
     paste_window,
     quad_from_crop,
     resample,
+    turn_vectors,
 )
 from vidinvert.methods import Method
 from vidinvert.types import FrameBatch, RenderPlan
@@ -39,8 +44,12 @@ def render(
     plan: RenderPlan,
     *,
     device: torch.device | str = "cpu",
-) -> Iterator[FrameBatch]:
+    workers: int = 1,
+) -> Generator[FrameBatch, None, None]:
     """Yield the clip's frames with the faces edited; frames without a face pass through.
+
+    With `workers` above 1 the networks draw as many batches ahead, at once; the frames are the
+    same.
 
     Raises:
         PlanError: the plan asks for a seam that is not built in.
@@ -48,16 +57,28 @@ def render(
     if plan.seam != "feather":
         raise PlanError(f"The seam {plan.seam!r} is not available, expected feather.")
     feather = feather_mask(method.crop_size, plan.feather).to(device)
-    streams = [
-        ChangeStream(face, method, batch_size=plan.batch_size, device=device) for face in faces
-    ]
-    for batch in frames:
-        output = batch
-        for face, changes in zip(faces, streams, strict=True):
-            output = output.painted(
-                _render_face(output, face, changes, method, plan, feather, device)
+    with ThreadPoolExecutor(workers, thread_name_prefix="networks") as pool:
+        streams = [
+            ChangeStream(
+                face,
+                method,
+                batch_size=plan.batch_size,
+                device=device,
+                pool=pool if workers > 1 else None,
+                ahead=workers,
             )
-        yield output
+            for face in faces
+        ]
+        try:
+            for batch in frames:
+                output = batch
+                for face, changes in zip(faces, streams, strict=True):
+                    output = output.painted(
+                        _render_face(output, face, changes, method, plan, feather, device)
+                    )
+                yield output
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 @torch.inference_mode()
@@ -161,12 +182,15 @@ def paste_warped(
         return
     region, corner_xy, window_from_crop = window
     size_hw = (region.shape[0], region.shape[1])
-    turned = flow @ window_from_crop[:, :2].T.astype(np.float32)  # in frame pixels
-    placed_flow = resample(turned, window_from_crop, size_hw)
-    moves = np.abs(placed_flow).max(axis=2, keepdims=True) >= STILL
+    turned = turn_vectors(flow, window_from_crop[:, :2])  # in frame pixels
+    placed_flow = resample(turned, window_from_crop, size_hw, growing="linear")
+    still = largest_channel(placed_flow) < STILL
     moved = displace(frame, placed_flow, corner_xy=corner_xy, interpolation="cubic")
-    levels = resample(rest, window_from_crop, size_hw) * _level(frame)
-    _put(region, np.where(moves, moved, region) + levels)
+    copy_where(region, still, moved)
+    levels = resample(rest, window_from_crop, size_hw)
+    if frame.dtype != np.uint8:
+        levels *= _level(frame)
+    add_levels(moved, levels, region)
 
 
 def _level(frame: NDArray[Sample]) -> np.float32:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from vidinvert.media import read_ahead
+from vidinvert.media import divide_threads, map_ahead, read_ahead
 
 
 def test_items_come_in_order():
@@ -53,3 +53,45 @@ def test_ending_early_closes_the_producer_and_its_thread():
     items.close()
     assert closed.is_set()
     assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
+
+
+def test_results_come_in_order_whichever_is_ready_first():
+    def slow_when_even(number):
+        time.sleep(0.02 if number % 2 == 0 else 0.0)
+        return number * 10
+
+    for workers in (1, 2, 3):
+        found = list(map_ahead(slow_when_even, range(7), workers=workers))
+        assert found == [0, 10, 20, 30, 40, 50, 60]
+
+
+def test_a_bounded_number_of_items_is_worked_on_ahead():
+    taken = []
+
+    def items():
+        for number in range(10):
+            taken.append(number)
+            yield number
+
+    results = map_ahead(lambda number: number, items(), workers=2)
+    assert next(results) == 0
+    assert len(taken) <= 3
+    results.close()
+    assert len(taken) <= 3
+
+
+def test_an_error_is_raised_where_its_result_was_due():
+    def divide(number):
+        return 6 // number
+
+    results = map_ahead(divide, [3, 2, 0, 1], workers=2)
+    assert [next(results), next(results)] == [2, 3]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+
+
+def test_threads_are_divided_so_that_large_networks_get_all_of_them():
+    assert divide_threads(1, crop_size=256) == (1, 1)
+    assert divide_threads(2, crop_size=512) == (2, 1)
+    assert divide_threads(16, crop_size=256) == (4, 4)
+    assert divide_threads(16, crop_size=1024) == (1, 16)

@@ -211,7 +211,10 @@ def set_threads(threads: int) -> None:
     """Limit the networks' threads in this process; the environment must say the same."""
     import torch
 
+    from vidinvert.geometry import limit_threads
+
     torch.set_num_threads(threads)
+    limit_threads(1)  # the stages of an edit have threads of their own
 
 
 def open_editor(setup: Setup, device: str) -> Job:
@@ -220,10 +223,13 @@ def open_editor(setup: Setup, device: str) -> Job:
     Raises:
         CheckpointError: the pack cannot be loaded.
     """
+    from vidinvert.checkpoints import find_pack
+    from vidinvert.media import divide_threads
     from vidinvert.pipeline import edit_video, load_pack
     from vidinvert.types import Plans
 
-    set_threads(setup.threads)
+    workers, each = divide_threads(setup.threads, crop_size=find_pack(setup.pack).crop_size)
+    set_threads(each)
     models = load_pack(
         setup.pack,
         method=setup.method,
@@ -231,10 +237,11 @@ def open_editor(setup: Setup, device: str) -> Job:
         precision=setup.precision,
         min_score=setup.min_score,
         min_size=setup.min_size,
+        workers=workers,
     )
 
     def edit(order: Order, *, work: Path, result: Path, tell: Tell) -> dict[str, Any]:
-        set_threads(setup.threads)  # where workers are threads, each has its own number
+        set_threads(each)  # where workers are threads, each has its own number
         plans = order.plans or Plans()
         kept = work / ANALYSIS
         known = kept.is_file()  # an earlier run was ended while it rendered

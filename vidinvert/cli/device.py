@@ -51,6 +51,29 @@ def choose_precision(wanted: str, device: str) -> str:
     return "bf16" if bf16_units() else "fp32"
 
 
+def share_threads(threads: int | None, *, pack: str) -> int:
+    """Give the libraries their threads, and return how many batches are worked on at once.
+
+    Args:
+        threads: for the whole run; None = all cores.
+        pack: the face pack that will run; the size of its crops decides.
+
+    Raises:
+        CheckpointError: the pack is missing or damaged.
+    """
+    import torch
+
+    from vidinvert.checkpoints import find_pack
+    from vidinvert.geometry import limit_threads
+    from vidinvert.media import divide_threads
+
+    wanted = torch.get_num_threads() if threads is None else threads
+    workers, each = divide_threads(wanted, crop_size=find_pack(pack).crop_size)
+    torch.set_num_threads(each)
+    limit_threads(1)  # the stages of a run have threads of their own
+    return workers
+
+
 def bf16_units() -> str:
     """Name what multiplies bf16 in the CPU's hardware, `AMX` or `AVX512-BF16`; empty if nothing."""
     try:

@@ -265,14 +265,16 @@ def method_from(options: argparse.Namespace) -> str:
 
 def load_models(options: argparse.Namespace) -> "Models":
     """Load the face pack that the options name, on the device they choose."""
-    import torch
-
-    from vidinvert.cli.device import choose_device, choose_precision, keep_memory
+    from vidinvert.cli.device import (
+        choose_device,
+        choose_precision,
+        keep_memory,
+        share_threads,
+    )
     from vidinvert.pipeline import load_pack
 
     keep_memory()
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
+    workers = share_threads(options.threads, pack=options.pack)
     device = choose_device(options.device)
     return load_pack(
         options.pack,
@@ -281,6 +283,7 @@ def load_models(options: argparse.Namespace) -> "Models":
         precision=choose_precision(options.precision, device),
         min_score=options.min_score,
         min_size=options.min_size,
+        workers=workers,
     )
 
 

@@ -5,7 +5,7 @@ from vidinvert.media.decode import decode
 from vidinvert.media.encode import VideoWriter, copy_clip
 from vidinvert.media.grey import GREY_SUFFIX, GreyWriter
 from vidinvert.media.joining import SEGMENT_FRAMES, SegmentedWriter
-from vidinvert.media.overlap import read_ahead
+from vidinvert.media.overlap import divide_threads, map_ahead, read_ahead
 from vidinvert.media.probe import probe
 from vidinvert.media.shots import ShotDetector
 from vidinvert.media.sound import SoundComparison, compare_sound
@@ -25,7 +25,9 @@ __all__ = [
     "compare_sound",
     "copy_clip",
     "decode",
+    "divide_threads",
     "has_encoder",
+    "map_ahead",
     "probe",
     "read_ahead",
 ]

@@ -111,7 +111,7 @@ class EigenBasis(nn.Module):
             flat = flat - mean
         if self.brief is None:
             return flat @ basis.T / sigma
-        # Two bfloat16 numbers hold a float32 to 16 bits, and matrix units take 16 rows as fast as 8.
+        # Two bfloat16 numbers hold a float32 to 16 bits; matrix units take 16 rows as fast as 8.
         high = flat.bfloat16()
         both = torch.cat([high, (flat - high.float()).bfloat16()])  # (2 N, d_l)
         columns, step = self.brief[level]
