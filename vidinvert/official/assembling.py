@@ -16,7 +16,8 @@ from vidinvert.checkpoints import find_pack, load_part, read_pack, verify_file, 
 from vidinvert.errors import CheckpointError, KeyMismatchError, MissingError
 from vidinvert.networks.stylegan2 import Generator, sample_w_mean
 from vidinvert.official.fitting import Facts, check_mean, check_parts, check_same_generator
-from vidinvert.official.parts import Part, read_parts
+from vidinvert.official.part import Part
+from vidinvert.official.parts import read_parts
 from vidinvert.types import FacePack
 from vidinvert.version import VERSION
 
@@ -29,6 +30,7 @@ KINDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "stylegan2": (("generator",), ("generator",)),
     "e4e": (("encoder",), ("generator", "encoder")),
     "samm": (("samm",), ("generator", "encoder", "samm")),
+    "idinvert": (("generator",), ("generator", "encoder")),  # and VGG16, for optimisation
 }
 
 
@@ -75,10 +77,11 @@ def import_files(files: Sequence[Path], target: Path, plan: ImportPlan) -> FaceP
     facts = Facts.of_pack(pack)
     parts = _collect(files, plan, pack, facts)
     states = check_parts(parts.values(), facts)
-    origin = _place_means(parts, states, pack, facts)
     sources = _describe_sources(parts, plan)
-    if "w_mean" in states:
-        sources["w_mean"] = {"file": origin, "network": "mean code"}
+    if facts.values["kind"] == "stylegan2":  # others have it in their generator
+        origin = _place_means(parts, states, pack, facts)
+        if "w_mean" in states:
+            sources["w_mean"] = {"file": origin, "network": "mean code"}
     return _write(target, pack, states, sources, facts, plan)
 
 

@@ -4,19 +4,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from vidinvert.checkpoints import select
 from vidinvert.errors import KeyMismatchError
-from vidinvert.networks.backbones import IR50_WIDTHS
-from vidinvert.networks.e4e import E4E
-from vidinvert.networks.samm import SAMM, LevelSpec
-from vidinvert.networks.stylegan2 import Generator
-from vidinvert.official.parts import Part, without_prefix
+from vidinvert.official.part import Part
 from vidinvert.types import FacePack
 
-# Resolution of e4e's taps and the trunk's group that gives their channels, coarse to fine.
-TAPS = ((32, 2), (64, 1), (128, 0), (256, 0))
 # Two generators whose constant inputs differ by more than this share were not trained together;
 # fine-tuning moves it far less, independent training by about 1.4.
 SAME_GENERATOR = 0.5
@@ -66,16 +60,17 @@ def check_parts(parts: Iterable[Part], facts: Facts) -> dict[str, dict[str, Tens
     """
     states: dict[str, dict[str, Tensor]] = {}
     for part in parts:
-        if part.name == "generator":
-            states[part.name] = _fit(part, dict(part.state), _build_generator(facts), "")
-        elif part.name == "encoder":
-            encoder = _build_encoder(part, facts)
-            fitted = _fit(part, without_prefix(part, "encoder."), encoder, "encoder.")
-            states[part.name] = {f"encoder.{name}": t for name, t in fitted.items()}
-        elif part.name == "samm":
-            states[part.name] = _fit(part, dict(part.state), _build_samm(part, facts), "")
-        else:
+        if part.build is None:
             states[part.name] = dict(part.state)
+            continue
+        try:
+            module = part.build(facts.values)
+        except (ValueError, KeyError) as error:
+            raise KeyMismatchError(
+                f"{part.path} does not hold a {part.network} for this pack: {error}."
+            ) from error
+        fitted = _fit(part, select(part.state, part.prefix), module)
+        states[part.name] = {part.prefix + name: tensor for name, tensor in fitted.items()}
     return states
 
 
@@ -113,16 +108,17 @@ def check_mean(path: str, w_mean: Tensor, facts: Facts) -> Tensor:
     return (w_mean[:1] if same else w_mean).clone()
 
 
-def _fit(part: Part, state: dict[str, Tensor], module: nn.Module, prefix: str) -> dict[str, Tensor]:
+def _fit(part: Part, state: dict[str, Tensor], module: nn.Module) -> dict[str, Tensor]:
     """Shape the parameters as a network has them; axes of length one may differ."""
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    theirs = {name: part.theirs.get(part.prefix + name, name) for name in wanted}
     wrong = [
-        f"{part.theirs[prefix + name]} has the shape {tuple(state[name].shape)}, expected {shape}"
+        f"{theirs[name]} has the shape {tuple(state[name].shape)}, expected {shape}"
         for name, shape in wanted.items()
         if name in state
         and [n for n in state[name].shape if n != 1] != [n for n in shape if n != 1]
     ]
-    missing = [part.theirs.get(prefix + name, name) for name in wanted if name not in state]
+    missing = [theirs[name] for name in wanted if name not in state]
     if wrong or missing:
         wrong += [f"{name} is missing" for name in missing]
         raise KeyMismatchError(
@@ -134,43 +130,3 @@ def _fit(part: Part, state: dict[str, Tensor], module: nn.Module, prefix: str) -
         tensor = state[name].reshape(shape)
         fitted[name] = tensor.float() if tensor.is_floating_point() else tensor
     return fitted
-
-
-def _build_generator(facts: Facts) -> Generator:
-    values = facts.values
-    channels = {4 * 2**level: width for level, width in enumerate(values["channels"])}
-    with torch.device("meta"):
-        return Generator(
-            size=values["crop_size"],
-            style_width=values["style_width"],
-            channels=channels,
-            mapping_layers=values["mapping_layers"],
-        )
-
-
-def _build_encoder(part: Part, facts: Facts) -> E4E:
-    try:
-        with torch.device("meta"):
-            return E4E(
-                style_count=facts.values["style_count"], trunk_widths=facts.values["trunk_widths"]
-            )
-    except ValueError as error:
-        raise KeyMismatchError(f"{part.path} is not an e4e encoder: {error}.") from error
-
-
-def _build_samm(part: Part, facts: Facts) -> SAMM:
-    values = facts.values
-    channels = {4 * 2**level: width for level, width in enumerate(values["channels"])}
-    widths = values.get("trunk_widths", IR50_WIDTHS)
-    taps = [(resolution, group) for resolution, group in TAPS if resolution in channels]
-    if len(taps) != values["samm_levels"]:
-        raise KeyMismatchError(
-            f"{part.path} has {values['samm_levels']} levels (feats_conv.*), expected {len(taps)} "
-            f"for a generator of {values['crop_size']} px."
-        )
-    levels = [
-        LevelSpec(resolution=r, channels=channels[r], feature_channels=widths[group])
-        for r, group in taps
-    ]
-    with torch.device("meta"):
-        return SAMM(levels, bias=values["bias"])

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,15 @@ from vidinvert.checkpoints import (
     load_checkpoint,
     read_nvidia_pickle,
     rename_keys,
-    select,
 )
 from vidinvert.errors import CheckpointError, KeyMismatchError
 from vidinvert.networks import keymaps
 from vidinvert.networks.backbones import IR50_UNITS
 from vidinvert.networks.keymaps_nvidia import stylegan2_ada
 from vidinvert.networks.ops import FIR_TAPS
+from vidinvert.official import indomain_parts
+from vidinvert.official.building import build_e4e, build_samm, build_stylegan2
+from vidinvert.official.part import Part, count, first_names, inverse
 from vidinvert.types import Keymap
 
 STYLEGAN3_SIGN = "synthesis.input.weight"
@@ -33,29 +34,6 @@ ENCODER_TYPES: Mapping[str, str] = {
     "ResNetBackboneEncoder": "restyle on ResNet-34",
     "ResNetProgressiveBackboneEncoder": "restyle on ResNet-34",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Part:
-    """A network out of a file, under our names.
-
-    Attributes:
-        name: which part of a pack it is.
-        network: what it is, for people.
-        path: the file.
-        state: its parameters.
-        theirs: our name to the file's, for messages.
-        facts: what its shapes say, as fields of a pack's `[generator]`.
-        w_mean: the mean code that came with it, (1 or L, D).
-    """
-
-    name: str
-    network: str
-    path: Path
-    state: Mapping[str, Tensor]
-    theirs: Mapping[str, str]
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    w_mean: Tensor | None = None
 
 
 def read_parts(path: Path, *, kind: str) -> list[Part]:
@@ -79,11 +57,18 @@ def read_parts(path: Path, *, kind: str) -> list[Part]:
         return _read_encoder_file(path, checkpoint, kind=kind)
     if any(name.startswith(("params_ema.", "params.")) for name in names):
         return [_read_samm(path, checkpoint.tensors)]
+    if "synthesis.layer0.epilogue.bias" in names:
+        return [indomain_parts.read_stylegan1(path, names)]
+    if "block0.conv.weight" in names:
+        return [indomain_parts.read_domain_guided_encoder(path, names)]
+    if "layer0.weight" in names:
+        return [indomain_parts.read_vgg(path, names)]
     if set(names) in ({"tensor"}, {"latent_avg"}):
         return [_read_mean(path, next(iter(names.values())))]
     raise KeyMismatchError(
-        f"{path} holds {_first(names)}, expected a generator (g_ema.*), an encoder "
-        "(state_dict.encoder.*), SAMM (params_ema.*) or a mean code (latent_avg). "
+        f"{path} holds {first_names(names)}, expected a generator (g_ema.* or synthesis.*), an "
+        "encoder (state_dict.encoder.* or block0.*), SAMM (params_ema.*), VGG16 (layer0.*) or a "
+        "mean code (latent_avg). "
         "Check that it is an official file, and that KIND is right."
     )
 
@@ -100,12 +85,12 @@ def _read_nvidia(path: Path) -> Part:
     for name, tensor in tensors.items():
         if name.endswith("resample_filter"):
             _check_filter(path, name, tensor)
-    depth = _count(tensors, r"mapping\.fc(\d+)\.weight")
+    depth = count(tensors, r"mapping\.fc(\d+)\.weight")
     blocks = sum(bool(re.fullmatch(r"synthesis\.b\d+\.conv1\.weight", name)) for name in tensors)
     if not depth or not blocks:
         raise KeyMismatchError(
-            f"{path} holds a {network.class_name} with {_first(tensors)}, expected the generator "
-            "of StyleGAN2-ADA."
+            f"{path} holds a {network.class_name} with {first_names(tensors)}, expected the "
+            "generator of StyleGAN2-ADA."
         )
     keymap = stylegan2_ada(style_count=2 * blocks, mapping_layers=depth)
     state = rename_keys(tensors, keymap, source=str(path))
@@ -115,8 +100,9 @@ def _read_nvidia(path: Path) -> Part:
         network="StyleGAN2-ADA generator",
         path=path,
         state=state,
-        theirs=_inverse(keymap),
+        theirs=inverse(keymap),
         facts=_measure_generator(state),
+        build=build_stylegan2,
         w_mean=w_mean,
     )
 
@@ -147,8 +133,8 @@ def _read_stylegan2(
     w_mean: Tensor | None,
 ) -> Part:
     prefix = re.escape(theirs)
-    depth = _count(tensors, prefix + r"style\.(\d+)\.weight")
-    blocks = _count(tensors, prefix + r"to_rgbs\.(\d+)\.bias")
+    depth = count(tensors, prefix + r"style\.(\d+)\.weight")
+    blocks = count(tensors, prefix + r"to_rgbs\.(\d+)\.bias")
     keymap = keymaps.join(
         "stylegan2",
         keymaps.stylegan2(style_count=2 * blocks + 2, mapping_layers=depth, theirs=theirs),
@@ -160,15 +146,16 @@ def _read_stylegan2(
         network="StyleGAN2 generator",
         path=path,
         state=state,
-        theirs=_inverse(keymap),
+        theirs=inverse(keymap),
         facts=_measure_generator(state),
+        build=build_stylegan2,
         w_mean=None if w_mean is None else _rows(path, w_mean),
     )
 
 
 def _measure_generator(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the sizes of a StyleGAN2 under our names."""
-    blocks = _count(state, r"blocks\.(\d+)\.to_rgb\.bias")
+    blocks = count(state, r"blocks\.(\d+)\.to_rgb\.bias")
     channels = [state["constant"].numel() // 16]
     channels += [state[f"blocks.{block}.conv1.bias"].numel() for block in range(blocks)]
     return {
@@ -177,7 +164,7 @@ def _measure_generator(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "style_count": 2 * blocks + 2,
         "style_width": state["conv.conv.modulation.weight"].shape[1],
         "channels": channels,
-        "mapping_layers": _count(state, r"mapping\.layers\.(\d+)\.weight"),
+        "mapping_layers": count(state, r"mapping\.layers\.(\d+)\.weight"),
     }
 
 
@@ -208,7 +195,7 @@ def _read_e4e(path: Path, tensors: Mapping[str, Tensor]) -> Part:
             f"{path}: {theirs}input_layer.0.weight takes {stem.shape[1]} channels, expected 3. "
             "A ReStyle encoder takes 6: import it as kind restyle."
         )
-    style_count = _count(tensors, re.escape(theirs) + r"styles\.(\d+)\.linear\.weight")
+    style_count = count(tensors, re.escape(theirs) + r"styles\.(\d+)\.linear\.weight")
     keymap = keymaps.e4e_file(style_count=style_count)
     if "latent_avg" not in tensors:
         renames = {k: v for k, v in keymap.renames.items() if k != "latent_avg"}
@@ -222,17 +209,19 @@ def _read_e4e(path: Path, tensors: Mapping[str, Tensor]) -> Part:
         network="e4e encoder",
         path=path,
         state=state,
-        theirs=_inverse(keymap),
+        theirs=inverse(keymap),
         facts={"style_count": style_count, "style_width": widths[-1], "trunk_widths": widths},
+        build=build_e4e,
+        prefix="encoder.",
         w_mean=None if w_mean is None else _rows(path, w_mean),
     )
 
 
 def _read_samm(path: Path, tensors: Mapping[str, Tensor]) -> Part:
-    levels = _count(tensors, r"params_ema\.feats_conv\.(\d+)\.weight")
+    levels = count(tensors, r"params_ema\.feats_conv\.(\d+)\.weight")
     if not levels:
         raise KeyMismatchError(
-            f"{path} holds {_first(tensors)}, expected params_ema.feats_conv.* and "
+            f"{path} holds {first_names(tensors)}, expected params_ema.feats_conv.* and "
             "params_ema.modulation.*, SAMM's averaged weights. Give the file of the generator side "
             "(net_g_*.pth)."
         )
@@ -244,9 +233,10 @@ def _read_samm(path: Path, tensors: Mapping[str, Tensor]) -> Part:
         network="SAMM",
         path=path,
         state=state,
-        theirs=_inverse(keymap),
+        theirs=inverse(keymap),
         # SAMM's training code carries a copy of e4e that enlarges its pyramid bicubically.
         facts={"samm_levels": levels, "bias": bias, "pyramid_upsampling": "bicubic"},
+        build=build_samm,
     )
 
 
@@ -271,23 +261,3 @@ def _rows(path: Path, tensor: Tensor) -> Tensor:
             "(D,) or (L, D)."
         )
     return squeezed.reshape(-1, squeezed.shape[-1])
-
-
-def _count(tensors: Mapping[str, Tensor], pattern: str) -> int:
-    """Return how many names fit a pattern."""
-    return sum(re.fullmatch(pattern, name) is not None for name in tensors)
-
-
-def _inverse(keymap: Keymap) -> dict[str, str]:
-    return {ours: theirs for theirs, ours in keymap.renames.items()}
-
-
-def _first(tensors: Mapping[str, Tensor]) -> str:
-    names = list(tensors)
-    more = f", ... ({len(names)} in all)" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more if names else "no tensors"
-
-
-def without_prefix(part: Part, prefix: str) -> dict[str, Tensor]:
-    """Return the parameters of a part whose names begin with a prefix, without it."""
-    return select(part.state, prefix)

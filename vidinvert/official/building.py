@@ -1,0 +1,88 @@
+"""Networks of the sizes that a pack's description gives, without values: to compare shapes with."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from vidinvert.errors import KeyMismatchError
+from vidinvert.networks.backbones import IR50_WIDTHS
+from vidinvert.networks.e4e import E4E
+from vidinvert.networks.indomain import DomainGuidedEncoder
+from vidinvert.networks.samm import SAMM, LevelSpec
+from vidinvert.networks.stylegan1 import Generator1
+from vidinvert.networks.stylegan2 import Generator
+from vidinvert.networks.vgg import Vgg16Features
+
+# Resolution of e4e's taps and the trunk's group that gives their channels, coarse to fine.
+TAPS = ((32, 2), (64, 1), (128, 0), (256, 0))
+
+Values = Mapping[str, Any]
+
+
+def channels_of(values: Values) -> dict[int, int]:
+    """Return the channels per resolution, which a description lists from 4 px up."""
+    return {4 * 2**level: width for level, width in enumerate(values["channels"])}
+
+
+def build_stylegan2(values: Values) -> nn.Module:
+    """Build a StyleGAN2."""
+    with torch.device("meta"):
+        return Generator(
+            size=values["crop_size"],
+            style_width=values["style_width"],
+            channels=channels_of(values),
+            mapping_layers=values["mapping_layers"],
+        )
+
+
+def build_e4e(values: Values) -> nn.Module:
+    """Build e4e's encoder."""
+    with torch.device("meta"):
+        return E4E(style_count=values["style_count"], trunk_widths=values["trunk_widths"])
+
+
+def build_samm(values: Values) -> nn.Module:
+    """Build SAMM on e4e."""
+    channels, widths = channels_of(values), values.get("trunk_widths", IR50_WIDTHS)
+    taps = [(resolution, group) for resolution, group in TAPS if resolution in channels]
+    if len(taps) != values["samm_levels"]:
+        raise KeyMismatchError(
+            f"SAMM's file has {values['samm_levels']} levels (feats_conv.*), expected {len(taps)} "
+            f"for a generator of {values['crop_size']} px. Give the file of this generator."
+        )
+    levels = [
+        LevelSpec(resolution=r, channels=channels[r], feature_channels=widths[group])
+        for r, group in taps
+    ]
+    with torch.device("meta"):
+        return SAMM(levels, bias=values["bias"])
+
+
+def build_stylegan1(values: Values) -> nn.Module:
+    """Build In-Domain inversion's generator."""
+    with torch.device("meta"):
+        return Generator1(
+            size=values["crop_size"],
+            style_width=values["style_width"],
+            channels=channels_of(values),
+            mapping_layers=values["mapping_layers"],
+        )
+
+
+def build_domain_guided_encoder(values: Values) -> nn.Module:
+    """Build In-Domain inversion's encoder."""
+    with torch.device("meta"):
+        return DomainGuidedEncoder(
+            size=values["crop_size"],
+            style_count=values["style_count"],
+            style_width=values["style_width"],
+            widths=values["encoder_widths"],
+        )
+
+
+def build_vgg(values: Values) -> nn.Module:
+    """Build VGG16 up to conv4_3."""
+    with torch.device("meta"):
+        return Vgg16Features(widths=values["vgg_widths"])
