@@ -51,7 +51,8 @@ def read_stylegan1(path: Path, tensors: Mapping[str, Tensor]) -> Part:
 def read_domain_guided_encoder(path: Path, tensors: Mapping[str, Tensor]) -> Part:
     """Read the encoder, like `styleganinv_ffhq256_encoder.pth`."""
     blocks = count(tensors, r"block(\d+)\.conv1\.weight")
-    keymap = keymaps_indomain.domain_guided_encoder(blocks=blocks)
+    shortcuts = count(tensors, r"block[1-9]\d*\.conv\.weight")
+    keymap = keymaps_indomain.domain_guided_encoder(blocks=blocks, shortcuts=shortcuts)
     state = rename_keys(tensors, keymap, source=str(path))
     widths = [state["conv.weight"].shape[0]]
     widths += [state[f"blocks.{block}.conv2.weight"].shape[0] for block in range(blocks)]
