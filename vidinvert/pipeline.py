@@ -201,7 +201,7 @@ def edit_video(
     tell = progress or (lambda stage, done, total: None)
     clock, started = Clock(), time.perf_counter()
     with clock.measure("probe"):
-        info = probe(source)
+        info = probe(source, salvage=plans.salvage)
         kept = _read_kept(analysis, info, pack, plans)
     frames = choose_frames(info, span, kept)
     _check_places(info, plans, frames, save_masks, save_analysis, overwrite=overwrite)
@@ -284,7 +284,7 @@ def measure_video(
         VidinvertError: see `vidinvert.errors`.
     """
     plans = plans or Plans()
-    info = probe(source)
+    info = probe(source, salvage=plans.salvage)
     kept = _read_kept(analysis, info, pack, plans)
     frames = choose_frames(info, span, kept)
     _check_places(info, plans, frames, None, save_analysis, overwrite=overwrite)
@@ -668,6 +668,7 @@ def _report(
         "reader": info.reader,
         "reader_reason": info.reader_reason,
         "tracks": tracks,
+        "salvage": _describe_salvage(info),
         "shots": [[shot.start, shot.stop] for shot in measured.shots],
         "analysis": None if kept is None else str(kept),
         "edit": list(plans.edit.text),
@@ -680,6 +681,17 @@ def _report(
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "versions": {"vidinvert": VERSION, "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def _describe_salvage(info: VideoInfo) -> dict[str, Any] | None:
+    if info.salvage is None:
+        return None
+    return {
+        "frames_kept": info.frame_count,
+        "frames_lost": info.salvage.lost_frames,
+        "missing_seconds": info.salvage.missing_seconds,
+        "reasons": list(info.salvage.reasons),
     }
 
 

@@ -82,6 +82,21 @@ class HdrStatic:
     light_level: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Salvage:
+    """What was found of a damaged clip.
+
+    `places` (T,): which of the frames that it decodes to are whole; `lost_frames`: pictures that
+    were found in the file and are not; `missing_seconds`: how much the file stops early;
+    `reasons`: the signs of damage, each with how often it was seen.
+    """
+
+    places: Int64Array
+    lost_frames: int
+    missing_seconds: float
+    reasons: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioStream:
     """One sound track: its index in the container, codec, sample rate in Hz, channels, language."""
@@ -117,6 +132,8 @@ class VideoInfo:
         field_order: which half of the lines is shown first, or `progressive`.
         hdr: what an HDR clip says of the screen it was made on; None = nothing.
         unwritten: what the pictures carry that cannot be written again, named for the user.
+        salvage: what is left of a damaged clip, whose whole frames alone are listed; None = it is
+            whole, or nobody asked for what is left.
         reader: who decodes: decord when the preflight passed, else PyAV.
         reader_reason: why, in one sentence.
     """
@@ -139,6 +156,7 @@ class VideoInfo:
     field_order: Literal["progressive", "top first", "bottom first"] = "progressive"
     hdr: HdrStatic | None = None
     unwritten: tuple[str, ...] = ()
+    salvage: Salvage | None = None
     reader: Literal["decord", "pyav"] = "pyav"
     reader_reason: str = ""
 
@@ -575,13 +593,14 @@ class TrackingPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plans:
-    """Everything a run was asked for."""
+    """Everything a run was asked for; `salvage`: of a damaged clip, edit what is whole."""
 
     edit: EditPlan = field(default_factory=EditPlan)
     tracking: TrackingPlan = TrackingPlan()
     stabilizer: StabilizerPlan = field(default_factory=StabilizerPlan)
     render: RenderPlan = RenderPlan()
     encode: EncodeSettings = EncodeSettings()
+    salvage: bool = False
 
 
 @dataclass(frozen=True, slots=True)

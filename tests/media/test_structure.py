@@ -5,7 +5,7 @@ import pytest
 from tests.clips import B_FRAMES, MATRIX, X264, Clip
 from vidinvert.errors import DecodeError
 from vidinvert.media import probe
-from vidinvert.media.structure import find_break
+from vidinvert.media.structure import Break, find_break
 
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 MATROSKA = "matroska,webm"
@@ -54,7 +54,8 @@ def test_a_file_that_was_cut_off_is_short(clip_file, tmp_path, name, share):
     path.write_bytes(content[: length + (length % 188 == 0)])
     broken = find_break(path, name)
     assert broken is not None
-    assert broken.startswith(("its end, ", "byte "))
+    assert broken.where.startswith(("its end, ", "byte "))
+    assert 0 < broken.position <= path.stat().st_size
 
 
 def test_an_overwritten_part_shows(clip_file, tmp_path):
@@ -63,7 +64,8 @@ def test_an_overwritten_part_shows(clip_file, tmp_path):
     content[cluster : cluster + 4] = b"\x00\x00\x00\x00"
     path = tmp_path / "overwritten.mkv"
     path.write_bytes(content)
-    assert find_break(path, MATROSKA) == f"byte {cluster}, where a part should begin"
+    broken = find_break(path, MATROSKA)
+    assert broken == Break(where=f"byte {cluster}, where a part should begin", position=cluster)
 
 
 def test_what_a_camera_appends_is_no_damage(clip_file, tmp_path):
@@ -80,4 +82,4 @@ def test_a_box_as_long_as_the_file_is_whole(tmp_path):
     path.write_bytes(b"\x00\x00\x00\x01mdat" + (40).to_bytes(8, "big") + bytes(24))
     assert find_break(path, MOV) is None
     path.write_bytes(b"\x00\x00\x00\x01mdat" + (44).to_bytes(8, "big") + bytes(24))
-    assert find_break(path, MOV) == "its end, 4 bytes short"
+    assert find_break(path, MOV) == Break(where="its end, 4 bytes short", position=40)

@@ -262,7 +262,7 @@ def open_editor(setup: Setup, device: str) -> Job:
         )
         written = write_thumbnails(order, report, work=work, result=result)
         metrics = {}
-        if setup.metrics and report["tracks"]:
+        if setup.metrics and report["tracks"] and report["salvage"] is None:
             metrics = measure_result(order, result, detector=models.detector, tell=tell)
         return {**report, "written": written, "metrics": metrics}
 
@@ -319,7 +319,8 @@ def write_thumbnails(order: Order, report: Mapping[str, Any], *, work: Path, res
     from vidinvert.media import decode, probe
     from vidinvert.pipeline import Span, frame_range
 
-    source, edited = probe(order.source), probe(result)
+    salvage = order.plans is not None and order.plans.salvage
+    source, edited = probe(order.source, salvage=salvage), probe(result)
     first, _ = frame_range(source, order.span or Span())
     place = min(edited.frame_count // 2, 50)  # frames in front of it are decoded, too
     if report["tracks"]:

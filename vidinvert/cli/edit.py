@@ -83,6 +83,8 @@ def run(options: argparse.Namespace) -> int:
         bars.close()
     if report is not None:
         report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if result["salvage"] is not None:
+        print(f"vidinvert: {_word_salvage(result['salvage'])}", file=sys.stderr)
     for what in result["left_out"]:
         print(f"vidinvert: the output does not hold {what}", file=sys.stderr)
     if not result["tracks"]:
@@ -91,6 +93,14 @@ def run(options: argparse.Namespace) -> int:
         print("vidinvert: no --edit given; the faces were left as they are", file=sys.stderr)
     print(options.output)
     return 0
+
+
+def _word_salvage(salvage: dict[str, Any]) -> str:
+    missing = f", {salvage['missing_seconds']:g} s missing" if salvage["missing_seconds"] else ""
+    return (
+        f"the clip is damaged: {salvage['frames_kept']} frames kept, {salvage['frames_lost']} lost"
+        f"{missing} ({'; '.join(salvage['reasons'])})"
+    )
 
 
 def _dry_run(options: argparse.Namespace) -> int:
@@ -102,7 +112,7 @@ def _dry_run(options: argparse.Namespace) -> int:
 
     pack = find_pack(options.pack)
     plan = parse_edits(options.edit, load_directions(pack))
-    info = probe(options.source)
+    info = probe(options.source, salvage=options.salvage)
     check_target(options.output, like=info, overwrite=options.force)
     first, last = frame_range(info, span_from(options) or Span())
     described = {

@@ -122,6 +122,12 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
     """Add what is done, and to clips without a face."""
     add_edit_option(parser)
     parser.add_argument(
+        "--salvage",
+        action="store_true",
+        help="of a damaged clip, edit and write the frames that are whole; the report counts the "
+        "others (a damaged clip is refused)",
+    )
+    parser.add_argument(
         "--allow-no-face", action="store_true", help="copy a clip without faces instead of failing"
     )
 
@@ -313,6 +319,7 @@ def plans_from(options: argparse.Namespace) -> "Plans":
             mark=not options.no_mark,
             allow_loss=options.allow_loss,
         ),
+        salvage=getattr(options, "salvage", False),
     )
 
 

@@ -162,6 +162,9 @@ def video_packets(
             number += 1
     except av.error.FFmpegError as error:
         raise damaged(path, f"the file after packet {number}", error) from error
+    except IndexError as error:  # PyAV's, where a stream appears that the file did not announce
+        where = f"packet {number}, where a stream begins that was not announced"
+        raise damaged(path, where) from error
 
 
 def decoded_frames(
@@ -211,5 +214,5 @@ def damaged(path: Path, where: str, error: Exception | None = None) -> DecodeErr
     reason = f" ({getattr(error, 'strerror', None) or error})" if error is not None else ""
     return DecodeError(
         f"{shown(path)} is damaged at {where}{reason}, expected every frame to decode; "
-        "get an undamaged copy, or repair it with another tool first"
+        "get an undamaged copy, or edit the frames that are whole with --salvage"
     )

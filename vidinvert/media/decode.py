@@ -36,6 +36,7 @@ from vidinvert.media.containers import (
     shown,
     video_packets,
 )
+from vidinvert.media.damage import pick
 from vidinvert.media.planes import is_planar, read_planes
 from vidinvert.media.segments import begins_afresh, cut, min_frames, write_segment
 from vidinvert.types import FrameBatch, StoredFrame, UInt8Array, UInt16Array, VideoInfo
@@ -175,7 +176,12 @@ def _frames_by_pyav(
     count = 0
     with _opened(info) as container:
         stream = _video(container, info)
-        with closing(decoded_frames(container, stream, info.path)) as frames:
+        found = (
+            decoded_frames(container, stream, info.path)
+            if info.salvage is None
+            else pick(container, stream, info.salvage.places)
+        )
+        with closing(found) as frames:
             for frame in frames:
                 if count == info.frame_count:
                     raise _other_count(info, "more frames")

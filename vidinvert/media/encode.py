@@ -168,6 +168,7 @@ class VideoWriter:
             begin=self._shift * base if self._start > 0 else None,
             end=ends if self._stop < self._like.frame_count else None,
             shift=self._shift * base,
+            forgiving=self._like.salvage is not None,
         )
 
     def write(self, batch: FrameBatch) -> None:

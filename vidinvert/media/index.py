@@ -14,10 +14,16 @@ from av.video.stream import VideoStream
 from vidinvert.errors import OpenError
 from vidinvert.media.containers import damaged, open_input, shown, video_packets
 from vidinvert.media.segments import begins_afresh
-from vidinvert.media.structure import find_break
+from vidinvert.media.structure import count_avi_pictures, find_break
 from vidinvert.types import Int64Array
 
 _DEFAULT_RATE = Fraction(25)  # of a clip that tells neither times nor a rate
+# Others hide frames (VP8, VP9) or leave out those that repeat the one before (MPEG-4).
+ONE_FRAME_A_PACKET = frozenset(
+    {"h264", "hevc", "av1", "prores", "ffv1", "mjpeg", "mpeg2video", "gif"}
+)
+_RECORDED = ("mpegts", "mpeg", "h264", "hevc")  # streams, which may begin anywhere
+_MOST_LEADING = 32  # frames shown before the first key frame, which they refer to
 _SLACK_SECONDS = Fraction(1, 4)  # headers round, and some count one frame more
 
 
@@ -30,12 +36,20 @@ class PacketIndex:
         durations: ticks, 0 where unknown.
         discarded: number of packets that an edit list hides.
         fresh: whether a packet begins with an IDR picture; empty where that cannot be told.
+        begin: time of the first key frame: what is shown before it may refer to what is not there.
+        skipped: packets before that frame.
+        hidden: the times of the packets that an edit list hides.
+        jump: number of the first packet that is not decoded when the one before it ends, or None.
     """
 
     pts: tuple[int | None, ...]
     durations: tuple[int, ...]
     discarded: int
     fresh: tuple[bool, ...]
+    begin: int | None = None
+    skipped: int = 0
+    hidden: frozenset[int] = frozenset()
+    jump: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -46,6 +60,16 @@ class Timing:
     durations: Int64Array
     time_base: Fraction
     frame_rate: Fraction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """When a decoded frame is shown, in ticks, and the number of the packet that it came by."""
+
+    pts: int | None
+    dts: int | None
+    duration: int
+    packet: int
 
 
 def index_packets(container: InputContainer, stream: VideoStream, path: Path) -> PacketIndex:
@@ -60,10 +84,22 @@ def index_packets(container: InputContainer, stream: VideoStream, path: Path) ->
     durations: list[int] = []
     fresh: list[bool] = []
     discarded = 0
+    hidden: set[int] = set()
+    begin: int | None = None
+    skipped: int | None = None
+    jump: int | None = None
+    ends: int | None = None  # decoding time of the packet before, and its duration
     for packet in video_packets(container, stream, path):
         pts.append(packet.pts)
         durations.append(packet.duration or 0)
         discarded += packet.is_discard
+        if skipped is None and packet.is_keyframe:
+            begin, skipped = packet.pts, len(pts) - 1
+        if packet.is_discard and packet.pts is not None:
+            hidden.add(packet.pts)
+        if jump is None and ends is not None and packet.dts is not None and packet.dts > ends:
+            jump = len(pts) - 1
+        ends = packet.dts + durations[-1] if packet.dts is not None and durations[-1] else None
         if begins is not None:
             fresh.append(begins(packet))
     if not pts:
@@ -72,7 +108,14 @@ def index_packets(container: InputContainer, stream: VideoStream, path: Path) ->
             "check the file by playing it"
         )
     return PacketIndex(
-        pts=tuple(pts), durations=tuple(durations), discarded=discarded, fresh=tuple(fresh)
+        pts=tuple(pts),
+        durations=tuple(durations),
+        discarded=discarded,
+        fresh=tuple(fresh),
+        begin=begin,
+        skipped=skipped or 0,
+        hidden=frozenset(hidden),
+        jump=jump,
     )
 
 
@@ -84,23 +127,47 @@ def check_complete(
     Raises:
         DecodeError: the file was cut off.
     """
+    if index.skipped and container.format.name not in _RECORDED:
+        raise damaged(path, f"its beginning: packet {index.skipped} is the first key frame")
     broken = find_break(path, container.format.name)
     if broken is not None:
-        raise damaged(path, broken)
+        raise damaged(path, broken.where)
     if container.format.name.startswith("mov,"):
         behind = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        if stream.frames == 0 and index.jump is not None:  # fragments give a time of their own
+            raise damaged(path, f"packet {index.jump}, before which others are missing")
         if behind > os.path.getsize(path):
             raise damaged(path, f"its end: it was cut off after packet {len(index.pts)}")
     elif container.format.name == "avi":
-        if stream.frames > len(index.pts) + max(2, stream.frames // 20):
-            raise damaged(
-                path, f"its end: the header counts {stream.frames} frames, not {len(index.pts)}"
-            )
+        held = count_avi_pictures(path)
+        if held > len(index.pts):
+            raise damaged(path, f"its index: it holds {held} pictures and finds {len(index.pts)}")
     elif container.format.name == "matroska,webm":
         announced, seen = _matroska_seconds(container, stream, index, path)
         if seen < announced - _SLACK_SECONDS:
             ends = f"it announces {float(announced):.2f} s and stops at {float(seen):.2f} s"
             raise damaged(path, f"its end: {ends}")
+
+
+def check_decoded(
+    index: PacketIndex, times: Timing, first: VideoFrame, codec: str, path: Path
+) -> None:
+    """Compare the packets with the frames that they gave, in codecs where each gives one.
+
+    Raises:
+        DecodeError: packets gave no picture.
+    """
+    if codec not in ONE_FRAME_A_PACKET or first.interlaced_frame or index.begin is None:
+        return
+    shown = [pts for pts in index.pts if pts is None or pts not in index.hidden]
+    leading = sum(pts is not None and pts < index.begin for pts in shown)
+    missing = len(shown) - leading - len(times.pts)
+    if missing <= 0 and leading <= min(_MOST_LEADING, len(shown) // 2):
+        return
+    seen = set(times.pts.tolist())
+    lost = [pts for pts in shown if pts is not None and pts >= index.begin and pts not in seen]
+    place = int(np.searchsorted(times.pts, min(lost))) if lost else 0
+    raise damaged(path, f"frame {place}: {len(shown)} packets give {len(times.pts)} pictures")
 
 
 def _matroska_seconds(
@@ -127,6 +194,20 @@ def _matroska_seconds(
     return Fraction(container.duration, 1_000_000), seen
 
 
+def announced_seconds(container: InputContainer, stream: VideoStream) -> float:
+    """Return until when the headers of a Matroska or AVI file say that pictures are shown, else 0.
+
+    In Matroska without a tag on the pictures it is the longest stream that is counted.
+    """
+    if container.format.name == "matroska,webm":
+        tagged = _seconds_of_tag(stream.metadata.get("DURATION", ""))
+        if tagged is not None:
+            return float(tagged)
+    if container.format.name == "avi" and stream.duration is not None and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return 0.0
+
+
 def _seconds_of_tag(text: str) -> Fraction | None:
     """Read a Matroska DURATION tag, as `00:00:01.933000000`."""
     parts = text.split("\x00")[0].split(":")
@@ -140,8 +221,8 @@ def _seconds_of_tag(text: str) -> Fraction | None:
 def timing(
     index: PacketIndex,
     stream: VideoStream,
-    first: VideoFrame | None = None,
-    following: Iterable[VideoFrame] = (),
+    first: VideoFrame | Moment | None = None,
+    following: Iterable[VideoFrame | Moment] = (),
 ) -> Timing:
     """Put the frames' times in presentation order.
 

@@ -4,6 +4,7 @@ Headers are not believed where the packets tell more: frame counts in MKV, TS an
 zero or wrong. `VideoInfo.pts` holds every frame that will be displayed.
 """
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
@@ -22,10 +23,18 @@ from vidinvert.media.containers import (
     picture_streams,
     shown,
 )
+from vidinvert.media.damage import Survey, survey
 from vidinvert.media.decode import load_decord
 from vidinvert.media.fields import field_order
 from vidinvert.media.hdr import find_dynamic, read_static
-from vidinvert.media.index import PacketIndex, check_complete, index_packets, timing
+from vidinvert.media.index import (
+    PacketIndex,
+    Timing,
+    check_complete,
+    check_decoded,
+    index_packets,
+    timing,
+)
 from vidinvert.media.segments import READ_AHEAD_BYTES, cut, min_frames
 from vidinvert.types import AudioStream, ColorSpec, VideoInfo
 
@@ -34,7 +43,7 @@ _ORDINARY_CODECS = ("h264", "hevc")
 _ORDINARY_PIXEL_FORMATS = ("yuv420p", "yuvj420p")
 
 
-def probe(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
+def probe(path: str | Path, *, max_pixels: int = MAX_PIXELS, salvage: bool = False) -> VideoInfo:
     """Describe a clip without keeping a picture of it.
 
     An ordinary clip (one H.264 or H.265 stream of 8 bits, 4:2:0, in MP4, MOV or MKV, not trimmed by
@@ -43,12 +52,18 @@ def probe(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
     Args:
         path: a regular file. URLs, playlists, pipes and devices are refused.
         max_pixels: the largest frame that is accepted, in pixels.
+        salvage: decode the clip to its end, and where it is damaged list the frames that are whole
+            instead of refusing it.
 
     Raises:
         OpenError: it is not a video file, or its frames are too large.
         DecodeError: it is damaged, or breaks off.
     """
     source = check_regular_file(path)
+    if salvage:
+        found = survey(source, max_pixels=max_pixels)
+        if found.salvage is not None:
+            return _salvaged(source, found, max_pixels=max_pixels)
     with open_input(source, max_pixels=max_pixels) as container:
         stream = main_video_stream(container, source, max_pixels=max_pixels)
         index = index_packets(container, stream, source)
@@ -65,31 +80,69 @@ def probe(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> VideoInfo:
             )
         if first.interlaced_frame:  # then a packet may hold half a frame
             unusual = unusual or "the frames are interlaced"
-        times = timing(index, stream) if unusual is None else timing(index, stream, first, frames)
+        codec = stream.codec_context.codec.canonical_name
+        if unusual is None:
+            times = timing(index, stream)
+        else:
+            times = timing(index, stream, first, frames)
+            check_decoded(index, times, first, codec, source)
         frames.close()
         reader, reason = _choose_reader(unusual, index, first)
-        return VideoInfo(
-            path=source,
-            size_hw=_turned((first.height, first.width), _rotation(first)),
-            coded_size_hw=(first.height, first.width),
-            time_base=times.time_base,
-            frame_rate=times.frame_rate,
-            pts=times.pts,
-            durations=times.durations,
-            rotation_deg=_rotation(first),
-            color=_color(stream, first),
-            sample_aspect_ratio=Fraction(stream.sample_aspect_ratio or 1),
-            codec=stream.codec_context.codec.canonical_name,
-            pixel_format=first.format.name,
-            bit_depth=max(component.bits for component in first.format.components),
-            container=container.format.name,
-            audio=_audio(container),
-            field_order=field_order(first, int(stream.codec_context.field_order)),
-            hdr=read_static(first),
-            unwritten=_unwritten(stream, first),
-            reader=reader,
-            reader_reason=reason,
+        return _describe(
+            container, stream, source, first, times, reader=reader, reader_reason=reason
         )
+
+
+def _salvaged(source: Path, found: Survey, *, max_pixels: int) -> VideoInfo:
+    """Describe what is left of a damaged clip."""
+    nothing = PacketIndex(pts=(), durations=(), discarded=0, fresh=())
+    with open_input(source, max_pixels=max_pixels) as container:
+        stream = main_video_stream(container, source, max_pixels=max_pixels)
+        times = timing(nothing, stream, found.moments[0], found.moments[1:])
+        info = _describe(
+            container,
+            stream,
+            source,
+            found.first,
+            times,
+            reader="pyav",
+            reader_reason="PyAV reads, because the clip is damaged.",
+        )
+        return replace(info, salvage=found.salvage)
+
+
+def _describe(
+    container: InputContainer,
+    stream: VideoStream,
+    source: Path,
+    first: VideoFrame,
+    times: Timing,
+    *,
+    reader: Literal["decord", "pyav"],
+    reader_reason: str,
+) -> VideoInfo:
+    return VideoInfo(
+        path=source,
+        size_hw=_turned((first.height, first.width), _rotation(first)),
+        coded_size_hw=(first.height, first.width),
+        time_base=times.time_base,
+        frame_rate=times.frame_rate,
+        pts=times.pts,
+        durations=times.durations,
+        rotation_deg=_rotation(first),
+        color=_color(stream, first),
+        sample_aspect_ratio=Fraction(stream.sample_aspect_ratio or 1),
+        codec=stream.codec_context.codec.canonical_name,
+        pixel_format=first.format.name,
+        bit_depth=max(component.bits for component in first.format.components),
+        container=container.format.name,
+        audio=_audio(container),
+        field_order=field_order(first, int(stream.codec_context.field_order)),
+        hdr=read_static(first),
+        unwritten=_unwritten(stream, first),
+        reader=reader,
+        reader_reason=reader_reason,
+    )
 
 
 def _what_is_unusual(

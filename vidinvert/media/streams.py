@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
+import av.error
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
 from av.stream import AttachmentStream, Disposition, Stream
@@ -157,6 +158,7 @@ class PacketCopier:
         begin: seconds before which packets are left out, None = keep all.
         end: seconds from which packets are left out, None = keep all.
         shift: seconds by which times are moved back.
+        forgiving: end where the source cannot be read on, and leave out packets without order.
     """
 
     def __init__(
@@ -168,12 +170,14 @@ class PacketCopier:
         begin: Fraction | None,
         end: Fraction | None,
         shift: Fraction,
+        forgiving: bool = False,
     ) -> None:
         self._output = output
         self._copies = copies
         self._begin, self._end, self._shift = begin, end, shift
         streams = [source.streams[index] for index in copies]
-        self._packets: Iterator[Packet] = source.demux(*streams) if streams else iter(())
+        packets: Iterator[Packet] = source.demux(*streams) if streams else iter(())
+        self._packets = _readable(packets) if forgiving else packets
         self._waiting: Packet | None = None
 
     def copy_until(self, seconds: Fraction | None) -> None:
@@ -209,6 +213,22 @@ class PacketCopier:
             packet.dts = None if packet.dts is None else packet.dts - ticks
         packet.stream = self._copies[packet.stream_index]
         return packet
+
+
+def _readable(packets: Iterator[Packet]) -> Iterator[Packet]:
+    """Yield a damaged file's packets up to where it breaks off, without those out of order."""
+    latest: dict[int, int] = {}
+    try:
+        for packet in packets:
+            if packet.dts is not None:
+                if packet.is_corrupt or packet.dts <= latest.get(
+                    packet.stream_index, packet.dts - 1
+                ):
+                    continue
+                latest[packet.stream_index] = packet.dts
+            yield packet
+    except (av.error.FFmpegError, IndexError):  # IndexError: a stream that was not announced
+        return
 
 
 def _time(packet: Packet) -> Fraction:
