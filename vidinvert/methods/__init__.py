@@ -84,7 +84,10 @@ LOADERS: dict[tuple[str, str], Loader] = {
     ("eigen", "indomain"): eigen_encoders.load_indomain,
     ("eigen", "force-indomain"): eigen_encoders.load_force_indomain,
     ("stylegan2", "samm"): samm.load,
-    ("stylegan2", "e4e"): encoder_only.load,
+    ("stylegan2", "e4e"): encoder_only.load_e4e,
+    ("stylegan2", "psp"): encoder_only.load_psp,
+    ("stylegan2", "restyle"): encoder_only.load_restyle,
+    ("stylegan2", "featurestyle"): encoder_only.load_featurestyle,
     ("stylegan1", "indomain"): indomain.load,
 }
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vidinvert.checkpoints import fill_module
 from vidinvert.errors import CheckpointError
-from vidinvert.methods.encoder_only import check_setting, read_part
+from vidinvert.methods.encoders import check_setting, read_part
 from vidinvert.methods.optimisation import OptimisationPlan, optimise_codes
 from vidinvert.networks import keymaps_indomain
 from vidinvert.networks.indomain import PUBLISHED_WIDTHS, DomainGuidedEncoder

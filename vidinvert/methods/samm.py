@@ -1,4 +1,4 @@
-"""SAMM on e4e and StyleGAN2: aligned synthesis with a mask of what is out of domain."""
+"""SAMM on StyleGAN2 and any of its encoders: aligned synthesis, a mask of what is out of domain."""
 
 from dataclasses import dataclass
 
@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from vidinvert.checkpoints import fill_module
-from vidinvert.methods.encoder_only import (
-    EncoderOnly,
+from vidinvert.methods.encoder_only import EncoderOnly
+from vidinvert.methods.encoder_only import load as load_encoder_only
+from vidinvert.methods.encoders import (
     check_setting,
+    encoder_kind,
     generator_channels,
     read_part,
     trunk_widths,
 )
-from vidinvert.methods.encoder_only import load as load_encoder_only
 from vidinvert.networks import keymaps
 from vidinvert.networks.ops import prepare, set_precision
 from vidinvert.networks.samm import (
@@ -65,7 +66,12 @@ class SammMethod:
         """Return the mask of the unedited codes, (N, 1, R, R), rendering no further than needed."""
         generator = self.base.generator
         fields = find_fields(
-            generator, self.samm, embedding.w_plus, embedding.features, noise=generator.noise
+            generator,
+            self.samm,
+            embedding.w_plus,
+            self.base.taps(embedding),
+            noise=generator.noise,
+            content=self.base.find_content(embedding, embedding.w_plus),
         )
         return combine_masks(fields, size=generator.size)
 
@@ -73,7 +79,12 @@ class SammMethod:
         """Render codes (N, L, D), aligned to the embedded crops, with the fixed noise."""
         generator = self.base.generator
         aligned = synthesise_aligned(
-            generator, self.samm, w_plus, embedding.features, noise=generator.noise
+            generator,
+            self.samm,
+            w_plus,
+            self.base.taps(embedding),
+            noise=generator.noise,
+            content=self.base.find_content(embedding, w_plus),
         )
         return Synthesis(
             image=aligned.image,
@@ -90,11 +101,12 @@ def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> SammMethod
     """Load SAMM from a pack of kind stylegan2: files `encoder`, `generator`, `samm`.
 
     `[generator]` may give warp_scale, cycles, align_corners and bias; without them they are those
-    of the published SAMM on e4e.
+    published (biases with FeatureStyle alone). `align_corners = true` is the corrected grid, for
+    weights that were trained with it.
     """
     base = load_encoder_only(pack, device, dtype)
     channels, widths = generator_channels(pack), trunk_widths(pack)
-    bias = check_setting(pack, "bias", False, (False, True))
+    bias = check_setting(pack, "bias", encoder_kind(pack) == "featurestyle", (False, True))
     levels = [
         LevelSpec(resolution=r, channels=channels[r], feature_channels=widths[group])
         for r, group in TAPS

@@ -1,7 +1,8 @@
-"""e4e, "Designing an Encoder for StyleGAN Image Manipulation" (Tov et al., SIGGRAPH 2021).
+"""e4e, "Designing an Encoder for StyleGAN Image Manipulation" (Tov et al., SIGGRAPH 2021), and pSp.
 
-An IR-SE50 with a feature pyramid; one head for every style vector. Head 0 gives a code for all
-levels and the others what their level adds to it.
+An IR-SE50 with a feature pyramid; one head for every style vector. In e4e head 0 gives a code for
+all levels and the others what their level adds to it; in pSp ("Encoding in Style", Richardson et
+al., CVPR 2021) each head gives its level's.
 """
 
 import math
@@ -108,6 +109,7 @@ class E4E(nn.Module):
         trunk_widths: channels of the trunk's four groups; a style vector is as wide as the last.
         pyramid_upsampling: "bilinear" in e4e itself. SAMM's training code carries a copy with
             "bicubic", so weights trained there expect that (methods of SAMM, oddity 6).
+        deltas: heads after the first add to its code, as in e4e; False is pSp.
     """
 
     def __init__(
@@ -116,11 +118,13 @@ class E4E(nn.Module):
         style_count: int,
         trunk_widths: Sequence[int] = IR50_WIDTHS,
         pyramid_upsampling: PyramidUpsampling = "bilinear",
+        deltas: bool = True,
     ) -> None:
         super().__init__()
         if style_count <= MIDDLE_HEADS:
             raise ValueError(f"style_count is {style_count}, expected more than {MIDDLE_HEADS}")
         self.pyramid_upsampling: PyramidUpsampling = pyramid_upsampling
+        self.deltas = deltas
         style_width = trunk_widths[3]
         self.trunk = IRSE50(widths=trunk_widths)
         self.lateral_middle = nn.Conv2d(trunk_widths[2], style_width, 1)
@@ -146,9 +150,9 @@ class E4E(nn.Module):
         fine = self._enlarge(middle, quarter) + self.lateral_fine(quarter)
         maps = (coarse, middle, fine)
         codes = torch.cat([h(m.float()) for h, m in zip(self.heads, maps, strict=True)], dim=1)
-        base = codes[:, :1]  # (N, 1, D)
-        offsets = torch.cat([base, base + codes[:, 1:]], dim=1)
-        return EncoderOutput(offsets=offsets, taps=(eighth, quarter, half, full))
+        if self.deltas:
+            codes = torch.cat([codes[:, :1], codes[:, :1] + codes[:, 1:]], dim=1)
+        return EncoderOutput(offsets=codes, taps=(eighth, quarter, half, full))
 
     def _enlarge(self, x: Tensor, like: Tensor) -> Tensor:
         size = like.shape[-2:]

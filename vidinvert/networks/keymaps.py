@@ -62,22 +62,7 @@ def stylegan2(
 
 def e4e(*, style_count: int, theirs: str = "state_dict.encoder.", ours: str = "") -> Keymap:
     """Name e4e's encoder as its authors do; arguments as in `stylegan2`."""
-    renames: dict[str, str] = {"input_layer.0.weight": "trunk.conv.weight"}
-    renames |= batch_norm("input_layer.1", "trunk.norm")
-    renames["input_layer.2.weight"] = "trunk.slope"
-    starts = [sum(IR50_UNITS[:group]) for group in range(len(IR50_UNITS))]
-    for unit in range(sum(IR50_UNITS)):
-        there, here = f"body.{unit}.res_layer", f"trunk.units.{unit}"
-        renames |= batch_norm(f"{there}.0", f"{here}.norm_in")
-        renames[f"{there}.1.weight"] = f"{here}.conv_in.weight"
-        renames[f"{there}.2.weight"] = f"{here}.slope"
-        renames[f"{there}.3.weight"] = f"{here}.conv_out.weight"
-        renames |= batch_norm(f"{there}.4", f"{here}.norm_out")
-        renames[f"{there}.5.fc1.weight"] = f"{here}.weigh.squeeze.weight"
-        renames[f"{there}.5.fc2.weight"] = f"{here}.weigh.excite.weight"
-        if unit in starts[1:]:  # the first group keeps its 64 channels
-            renames[f"body.{unit}.shortcut_layer.0.weight"] = f"{here}.shortcut.0.weight"
-            renames |= batch_norm(f"body.{unit}.shortcut_layer.1", f"{here}.shortcut.1")
+    renames = ir_se50()
     for kind in ("weight", "bias"):
         renames[f"latlayer1.{kind}"] = f"lateral_middle.{kind}"
         renames[f"latlayer2.{kind}"] = f"lateral_fine.{kind}"
@@ -179,6 +164,27 @@ def samm_whole_model(*, style_count: int, levels: int = 4) -> Keymap:
         samm(levels=levels, theirs="", ours="samm."),
         rest,
     )
+
+
+def ir_se50() -> dict[str, str]:
+    """Rename the trunk that e4e, pSp and ReStyle share."""
+    renames: dict[str, str] = {"input_layer.0.weight": "trunk.conv.weight"}
+    renames |= batch_norm("input_layer.1", "trunk.norm")
+    renames["input_layer.2.weight"] = "trunk.slope"
+    starts = [sum(IR50_UNITS[:group]) for group in range(len(IR50_UNITS))]
+    for unit in range(sum(IR50_UNITS)):
+        there, here = f"body.{unit}.res_layer", f"trunk.units.{unit}"
+        renames |= batch_norm(f"{there}.0", f"{here}.norm_in")
+        renames[f"{there}.1.weight"] = f"{here}.conv_in.weight"
+        renames[f"{there}.2.weight"] = f"{here}.slope"
+        renames[f"{there}.3.weight"] = f"{here}.conv_out.weight"
+        renames |= batch_norm(f"{there}.4", f"{here}.norm_out")
+        renames[f"{there}.5.fc1.weight"] = f"{here}.weigh.squeeze.weight"
+        renames[f"{there}.5.fc2.weight"] = f"{here}.weigh.excite.weight"
+        if unit in starts[1:]:  # the first group keeps its 64 channels
+            renames[f"body.{unit}.shortcut_layer.0.weight"] = f"{here}.shortcut.0.weight"
+            renames |= batch_norm(f"body.{unit}.shortcut_layer.1", f"{here}.shortcut.1")
+    return renames
 
 
 def batch_norm(theirs: str, ours: str) -> dict[str, str]:

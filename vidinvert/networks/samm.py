@@ -21,7 +21,7 @@ from vidinvert.networks.ops import (
     blur,
     normalise,
 )
-from vidinvert.networks.stylegan2 import Generator, SynthesisBlock
+from vidinvert.networks.stylegan2 import CONTENT_ENTERS, Generator, SynthesisBlock
 from vidinvert.networks.warping import warp
 
 WARP_SCALE = 0.08
@@ -310,6 +310,7 @@ def synthesise_aligned(
     features: Sequence[Tensor],
     *,
     noise: Sequence[Tensor] | None = None,
+    content: Tensor | None = None,
 ) -> AlignedSynthesis:
     """Render codes with the generator's features aligned to a source's.
 
@@ -323,8 +324,9 @@ def synthesise_aligned(
         w_plus: (N, L, D) float32.
         features: the source's maps, one for every level, coarse to fine.
         noise: fixed noise maps, or None for none.
+        content: FeatureStyle's content map, see `Generator.forward`.
     """
-    (done,) = deque(_align(generator, samm, w_plus, features, noise), maxlen=1)
+    (done,) = deque(_align(generator, samm, w_plus, features, noise, content), maxlen=1)
     return done
 
 
@@ -335,9 +337,10 @@ def find_fields(
     features: Sequence[Tensor],
     *,
     noise: Sequence[Tensor] | None = None,
+    content: Tensor | None = None,
 ) -> tuple[Field, ...]:
     """Return the fields of `synthesise_aligned` without rendering beyond the last level."""
-    for done in _align(generator, samm, w_plus, features, noise):
+    for done in _align(generator, samm, w_plus, features, noise, content):
         if len(done.fields) == len(samm.levels):
             return done.fields
     raise ValueError(
@@ -352,12 +355,15 @@ def _align(
     w_plus: Tensor,
     features: Sequence[Tensor],
     noise: Sequence[Tensor] | None,
+    content: Tensor | None,
 ) -> Iterator[AlignedSynthesis]:
     """Yield what is there after each block: the picture so far, and the fields found so far."""
     x, image = generator.start(w_plus, noise)
     fields: list[Field] = []
     for index, block in enumerate(generator.blocks):
         assert isinstance(block, SynthesisBlock)
+        if content is not None and block.resolution == CONTENT_ENTERS:
+            x = content
         first = 1 + 2 * index
         maps = (None, None) if noise is None else (noise[first], noise[first + 1])
         x = block.conv0.conv(x, w_plus[:, first])

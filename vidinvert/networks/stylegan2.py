@@ -18,6 +18,7 @@ from vidinvert.networks.ops import (
 )
 
 MAPPING_RATE = 0.01
+CONTENT_ENTERS = 32  # the block whose input FeatureStyle's content map replaces
 
 
 def published_channels(*, multiplier: int = 2) -> dict[int, int]:
@@ -156,12 +157,33 @@ class Generator(nn.Module):
         x = self.conv(x, w_plus[:, 0], None if noise is None else noise[0])
         return x, self.to_rgb(x, w_plus[:, 1], None)
 
-    def forward(self, w_plus: Tensor, *, noise: Sequence[Tensor] | None = None) -> Tensor:
+    def coarse_features(self, w_plus: Tensor, *, noise: Sequence[Tensor] | None = None) -> Tensor:
+        """Return the features of 16 px (N, C, 16, 16), whose place a content map may take."""
+        x, _ = self.start(w_plus, noise)
+        for index, block in enumerate(self.blocks):
+            assert isinstance(block, SynthesisBlock)
+            if block.resolution == CONTENT_ENTERS:
+                break
+            first = 1 + 2 * index
+            maps = (None, None) if noise is None else (noise[first], noise[first + 1])
+            x = block.conv0(x, w_plus[:, first], maps[0])
+            x = block.conv1(x, w_plus[:, first + 1], maps[1])
+        return x
+
+    def forward(
+        self,
+        w_plus: Tensor,
+        *,
+        noise: Sequence[Tensor] | None = None,
+        content: Tensor | None = None,
+    ) -> Tensor:
         """Render codes.
 
         Args:
             w_plus: (N, L, D) float32.
             noise: one map for every convolution, as `noise` gives them; None adds none.
+            content: (N, C, 16, 16) that takes the place of the features of 16 px, as FeatureStyle
+                has it; the picture of the levels below stays. None = the generator's own.
 
         Returns:
             (N, 3, R, R) float32, about [-1, 1].
@@ -169,6 +191,8 @@ class Generator(nn.Module):
         x, image = self.start(w_plus, noise)
         for index, block in enumerate(self.blocks):
             assert isinstance(block, SynthesisBlock)
+            if content is not None and block.resolution == CONTENT_ENTERS:
+                x = content
             first = 1 + 2 * index
             maps = (None, None) if noise is None else (noise[first], noise[first + 1])
             x = block.conv0(x, w_plus[:, first], maps[0])
