@@ -3,6 +3,7 @@
 Arrays and seconds in, arrays out. Nothing here knows of faces, files or networks.
 """
 
+from stabilizers.fields import Link, link_pictures, smooth_fields
 from stabilizers.flow import (
     FlowEstimator,
     flow_tensor,
@@ -36,6 +37,7 @@ __all__ = [
     "Interval",
     "KalmanFilter",
     "LayeredFilter",
+    "Link",
     "MedianFilter",
     "OneEuroFilter",
     "SavitzkyGolayFilter",
@@ -49,12 +51,14 @@ __all__ = [
     "guided_filter",
     "intervals_from_indices",
     "kalman_rts",
+    "link_pictures",
     "median",
     "one_euro",
     "parse_filter",
     "parse_mask_filter",
     "savitzky_golay",
     "smooth",
+    "smooth_fields",
     "smooth_latents",
     "smooth_masks",
     "smooth_similarities",

@@ -5,7 +5,7 @@ where it lies in picture b, in pixels, (dx, dy).
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,14 +25,20 @@ def flow_tensor(flow: NDArray[Any]) -> Tensor:
     return torch.as_tensor(np.ascontiguousarray(flow, np.float32)).permute(2, 0, 1)[None]
 
 
-def warp_back(field_b: Tensor, flow_ab: Tensor) -> Tensor:
+def warp_back(
+    field_b: Tensor,
+    flow_ab: Tensor,
+    *,
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear",
+) -> Tensor:
     """Fetch what lies in b where the pixels of a have gone: out(p) = field_b(p + flow_ab(p)).
 
-    Bilinear; beyond the border its pixels repeat.
+    Beyond the border its pixels repeat.
 
     Args:
         field_b: (N, C, h, w) float32.
         flow_ab: (N, 2, h, w) float32 in pixels.
+        interpolation: `bicubic` keeps detail that is warped many times, and may overshoot.
 
     Returns:
         (N, C, h, w), in the geometry of a; where the flow is 0, `field_b` to the last bits.
@@ -57,7 +63,9 @@ def warp_back(field_b: Tensor, flow_ab: Tensor) -> Tensor:
     grid = torch.stack(
         [(x + flow_ab[:, 0]) * scale_x - 1.0, (y + flow_ab[:, 1]) * scale_y - 1.0], dim=-1
     )  # (N, h, w, 2)
-    return F.grid_sample(field_b, grid, mode="bilinear", padding_mode="border", align_corners=True)
+    return F.grid_sample(
+        field_b, grid, mode=interpolation, padding_mode="border", align_corners=True
+    )
 
 
 def visible_in_both(flow_ab: Tensor, flow_ba: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stabilizers.flow import FlowEstimator, flow_tensor, guided_filter, visible_in_both, warp_back
+from stabilizers.fields import link_pictures, smooth_fields
+from stabilizers.flow import FlowEstimator, guided_filter
 from stabilizers.intervals import Interval
 from stabilizers.signals import (
     Float64Array,
@@ -147,41 +148,18 @@ def _smooth_run(
     filter_: FlowFilter,
     flow: FlowEstimator,
 ) -> Tensor:
-    """Smooth one unbroken run (T, 1, h, w): exponential means from both sides, along the flow.
-
-    Each mean m and its weight n pass from frame to frame: m_t = mask_t + k warp(m_{t-1}),
-    n_t = 1 + k warp(n_{t-1}), with k = visible * alike * exp(-dt / time). Both sides together
-    count the frame itself twice, so it is taken off once.
-    """
-    levels = masks.float() / 255.0
-    guides = pictures.float() / 255.0
-    total, weight = levels.clone(), torch.ones_like(levels)
+    """Smooth one unbroken run (T, 1, h, w), and snap it to edges."""
+    steady, guides = masks.float() / 255.0, pictures.float() / 255.0
     if filter_.time_seconds > 0 and len(masks) > 1:
-        later = [_flow(pictures, t, t + 1, flow) for t in range(len(masks) - 1)]
-        earlier = [_flow(pictures, t + 1, t, flow) for t in range(len(masks) - 1)]
-        for step in (1, -1):
-            order = range(1, len(masks)) if step == 1 else range(len(masks) - 2, -1, -1)
-            mean = levels[order.start - step]
-            mass = torch.ones_like(mean)
-            for t in order:
-                gap = min(t, t - step)
-                back, there = (earlier, later) if step == 1 else (later, earlier)
-                carried = torch.cat([mean, mass, guides[t - step]])[None]  # (1, 3, h, w)
-                moved = warp_back(carried, back[gap])[0]  # (3, h, w)
-                seen = visible_in_both(back[gap], there[gap])[0]
-                unlike = (moved[2:] - guides[t]) * (255.0 / filter_.levels)
-                share = math.exp(-abs(seconds[t] - seconds[t - step]) / filter_.time_seconds)
-                counts = share * seen * torch.exp(-0.5 * unlike.square())  # (1, h, w)
-                mean = levels[t] + counts * moved[:1]
-                mass = 1.0 + counts * moved[1:2]
-                total[t] += mean - levels[t]
-                weight[t] += mass - 1.0
-    steady = total / weight
+        seen = pictures[:, 0].numpy()
+        links = [
+            link_pictures(seen[t], seen[t + 1], flow, levels=filter_.levels)
+            for t in range(len(seen) - 1)
+        ]
+        steady = smooth_fields(
+            steady, np.ones(len(masks)), seconds, links, time_seconds=filter_.time_seconds
+        )
     radius = round(filter_.radius * masks.shape[-1])
     if radius > 0:
         steady = guided_filter(steady, guides, radius=radius, edge=filter_.edge)
     return (steady * 255.0).round().clamp(0, 255).to(torch.uint8)
-
-
-def _flow(pictures: Tensor, a: int, b: int, flow: FlowEstimator) -> Tensor:
-    return flow_tensor(flow(pictures[a, 0].numpy(), pictures[b, 0].numpy()))

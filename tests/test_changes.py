@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from stabilizers import Interval
+from stabilizers import FlowFilter, GaussianFilter, Interval
 from tests.test_rendering import SIZE, Brightener, alignment, edited_face, frames
 from vidinvert.changes import (
     SMALL_CHANGE,
@@ -122,7 +122,7 @@ def flickering_face(count, *, sigma, intervals, strength=None):
         strength=amount,
         seconds=np.arange(count) / 25,
         intervals=tuple(intervals),
-        change_sigma_seconds=sigma,
+        change_filter=GaussianFilter(sigma_seconds=sigma),
     )
 
 
@@ -163,6 +163,57 @@ def test_changes_are_the_same_wherever_rendering_begins_and_are_generated_once()
     late = ChangeStream(face, Flickerer(), batch_size=4, device="cpu")
     np.testing.assert_array_equal(late.at(27), all_[27])
     np.testing.assert_array_equal(late.at(28), all_[28])
+
+
+def followed(face, *, time=0.2):
+    """The same face with pictures that stand still, so that the flow leads nowhere."""
+    size = int(face.inversion.mask.ood.shape[-1])
+    y, x = np.mgrid[:size, :size]
+    picture = torch.as_tensor((120 + 60 * np.sin(x) * np.cos(y)).astype(np.uint8))
+    guide = picture.expand(len(face.strength), 1, size, size).contiguous()
+    mask = replace(face.inversion.mask, guide=guide)
+    return replace(
+        face,
+        inversion=replace(face.inversion, mask=mask),
+        change_filter=FlowFilter(time_seconds=time),
+    )
+
+
+def test_along_the_flow_a_change_that_flickers_is_averaged_too():
+    face = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)]))
+    levels = [brightening(face, position) for position in (19, 20, 21)]
+    assert max(levels) - min(levels) < 0.12 * np.mean(levels)
+    still = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)]), time=0.0)
+    assert brightening(still, 21) > 1.5 * brightening(still, 20)
+
+
+def test_along_the_flow_a_strength_over_time_stays_and_nothing_crosses_an_interval():
+    ramp = np.linspace(0.0, 1.0, 40)
+    face = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)], strength=ramp))
+    per_unit = [brightening(face, position) / ramp[position] for position in (8, 20, 35)]
+    np.testing.assert_allclose(per_unit, per_unit[1], rtol=0.15)
+    apart = followed(flickering_face(20, sigma=0.0, intervals=[Interval(0, 1), Interval(1, 20)]))
+    joined = followed(flickering_face(20, sigma=0.0, intervals=[Interval(0, 20)]))
+    assert brightening(apart, 0) < 0.8 * brightening(joined, 0)
+
+
+def test_along_the_flow_changes_are_the_same_wherever_rendering_begins(monkeypatch):
+    monkeypatch.setattr("vidinvert.changes.BLOCK", 8)
+    face = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)]), time=0.05)
+    method = Flickerer()
+    stream = ChangeStream(face, method, batch_size=4, device="cpu")
+    all_ = [stream.at(position) for position in range(40)]
+    assert method.drawn == 80
+    late = ChangeStream(face, Flickerer(), batch_size=4, device="cpu")
+    np.testing.assert_array_equal(late.at(27), all_[27])
+    np.testing.assert_array_equal(late.at(32), all_[32])
+    whole = ChangeStream(
+        replace(face, change_filter=FlowFilter(time_seconds=1e-9)),
+        Flickerer(),
+        batch_size=4,
+        device="cpu",
+    )
+    assert np.abs(whole.at(27) - all_[27]).max() > 1.0
 
 
 class Spotted(Brightener):

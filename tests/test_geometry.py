@@ -11,6 +11,7 @@ from vidinvert.geometry import (
     crop_frame,
     crop_from_quad,
     ffhq_quads,
+    fine_flow,
     fit_similarity,
     invert_similarity,
     largest_channel,
@@ -291,3 +292,14 @@ def test_turned_vectors_are_those_of_a_matrix_product():
     field = np.random.default_rng(4).normal(size=(5, 6, 2)).astype(np.float32)
     linear = np.array([[0.5, -2.0], [1.5, 0.25]])
     np.testing.assert_allclose(turn_vectors(field, linear), field @ linear.T, rtol=1e-5, atol=1e-6)
+
+
+def test_fine_flow_finds_small_motion_in_small_pictures():
+    y, x = np.mgrid[:96, :96].astype(np.float64)
+
+    def picture(shift):
+        return (128 + 60 * np.sin((x - shift) / 5) + 50 * np.cos(y / 6)).astype(np.uint8)
+
+    flow = fine_flow(picture(0.0), picture(0.6))[16:-16, 16:-16]
+    np.testing.assert_allclose(flow[..., 0].mean(), 0.6, atol=0.05)
+    np.testing.assert_allclose(flow[..., 1].mean(), 0.0, atol=0.05)

@@ -1,5 +1,6 @@
 """What an edit changes in a face's crop: how its pixels move, and what remains."""
 
+import math
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from functools import cache
@@ -9,10 +10,24 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stabilizers import Interval
+from stabilizers import (
+    FlowFilter,
+    GaussianFilter,
+    Interval,
+    Link,
+    link_pictures,
+    smooth_fields,
+)
 from vidinvert import images
 from vidinvert.errors import AnalysisError
-from vidinvert.geometry import blur, displace, largest_channel, optical_flow, to_grey
+from vidinvert.geometry import (
+    blur,
+    displace,
+    fine_flow,
+    largest_channel,
+    optical_flow,
+    to_grey,
+)
 from vidinvert.methods import Method
 from vidinvert.types import Alignment, Inversion, KeptPictures, Latents, MovedLatents
 
@@ -21,6 +36,8 @@ TRUSTED_ERROR = 10.0  # grey levels between source and inversion that cost no tr
 DOUBTED_ERROR = 7.0  # beyond it: at which trust falls to 1 / e
 SMALL_CHANGE = 3.0  # grey levels; a remaining change much smaller than this is not shown
 CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer counts
+BLOCK = 64  # frames whose changes are steadied at once along the flow
+LEAD = 4.0  # time constants around a block that count: what is beyond weighs below 2 %
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,8 +47,8 @@ class EditedFace:
     `strength` (T,): sum of the absolute edit strengths at each of the track's frames; frames where
     it is 0 are left alone unless the composite is `generated`. `presence` (T,) in [0, 1]: how far
     the generator's picture is shown where a face comes or goes; None = everywhere.
-    `change_sigma_seconds`: over what time the warped composite averages what an edit changes, at
-    the track's `seconds` (T,) and within its unbroken `intervals`; 0 = each frame by itself.
+    `change_filter`: how the warped composite averages what an edit changes over time, at the
+    track's `seconds` (T,) and within its unbroken `intervals`; None = each frame by itself.
     `unedited`: the generator's pictures of `inversion.latents`; None = drawn when they are needed.
     """
 
@@ -42,7 +59,7 @@ class EditedFace:
     presence: NDArray[np.float64] | None = None
     seconds: NDArray[np.float64] | None = None
     intervals: tuple[Interval, ...] = ()
-    change_sigma_seconds: float = 0.0
+    change_filter: GaussianFilter | FlowFilter | None = None
     unedited: KeptPictures | None = None
 
 
@@ -51,10 +68,12 @@ class ChangeStream:
 
     An edit shall look the same from frame to frame, but the flow between two generated pictures and
     what remains after moving are estimated for every frame anew, and shake. So they are averaged
-    in the crop, where the face stands still, over the frames around. Changes are in proportion to
-    the strength of the edit: they are averaged per unit of strength and scaled by the frame's own,
-    so a strength over time stays as it was written. Only the changes within the kernel are kept,
-    and with a `pool` those of the next `ahead` batches.
+    over the frames around: in the crop, where the face nearly stands still, or along the flow of
+    the crop's own pictures, so that the change stays on a cheek that turns and a lip that speaks.
+    Changes are in proportion to the strength of the edit: they are averaged per unit of strength
+    and scaled by the frame's own, so a strength over time stays as it was written. Only the changes
+    that count are kept, and with a `pool` those of the next `ahead` batches. The same comes out
+    wherever rendering began.
     """
 
     def __init__(
@@ -72,16 +91,29 @@ class ChangeStream:
         self._kept: dict[int, Tensor] = {}
         self._pool, self._ahead = pool, ahead
         self._coming: dict[int, Future[dict[int, Tensor]]] = {}
+        self._links: dict[int, Link] = {}
+        self._block = range(0)
+        self._steady = torch.empty(0)
+        self._guide, self._side = self._follow(face)
+
+    @staticmethod
+    def _follow(face: EditedFace) -> tuple[Tensor | None, int | None]:
+        """Return the pictures along whose flow changes are averaged, and their side, if any."""
+        filter_, guide = face.change_filter, face.inversion.mask.guide
+        follows = isinstance(filter_, FlowFilter) and filter_.time_seconds > 0
+        if guide is None or not follows or face.seconds is None:
+            return None, None
+        return guide, int(guide.shape[-1])
 
     def at(self, position: int) -> NDArray[np.float32]:
         """Return the change at one of the track's positions, as from `measure_change`."""
+        filter_ = self._face.change_filter
+        if isinstance(filter_, FlowFilter) and self._guide is not None:
+            return self._along_flow(position, filter_, self._guide)
         weights = self._weights(position)
-        first = min(weights)
-        for gone in [p for p in self._kept if p < first]:
-            del self._kept[gone]
+        self._forget(min(weights))
         for place in weights:
-            if place not in self._kept:
-                self._generate(place)
+            self._need(place)
         strength = self._face.strength
         total = sum(weight * strength[p] for p, weight in weights.items())
         steady = torch.zeros_like(self._kept[position])
@@ -92,18 +124,91 @@ class ChangeStream:
 
     def _weights(self, position: int) -> dict[int, float]:
         """Return the frames that count at a position, within its run, and their weights."""
-        face = self._face
-        if face.change_sigma_seconds == 0 or face.seconds is None:
+        face, filter_ = self._face, self._face.change_filter
+        if not isinstance(filter_, GaussianFilter | FlowFilter) or face.seconds is None:
+            return {position: 1.0}
+        # Without pictures to follow, a Gaussian as wide as the kernel along the flow.
+        sigma = (
+            filter_.sigma_seconds
+            if isinstance(filter_, GaussianFilter)
+            else math.sqrt(2.0) * filter_.time_seconds
+        )
+        if sigma == 0:
             return {position: 1.0}
         run = next(run for run in face.intervals if position in run)
-        apart = (face.seconds[run.start : run.stop] - face.seconds[position]) / (
-            face.change_sigma_seconds
-        )
+        apart = (face.seconds[run.start : run.stop] - face.seconds[position]) / sigma
         near = np.flatnonzero((np.abs(apart) <= CHANGE_REACH) & self._shown(run))
         return {int(run.start + k): float(np.exp(-0.5 * apart[k] ** 2)) for k in near}
 
     def _shown(self, run: Interval) -> NDArray[np.bool_]:
         return self._face.strength[run.start : run.stop] > 0
+
+    def _along_flow(self, position: int, filter_: FlowFilter, guide: Tensor) -> NDArray[np.float32]:
+        """Take a position from the block of frames that was steadied together with it."""
+        if position not in self._block:
+            run = next(run for run in self._face.intervals if position in run)
+            start = position - (position - run.start) % BLOCK
+            self._block = range(start, min(start + BLOCK, run.stop))
+            self._steady = self._steady_block(run, self._block, filter_, guide)
+        size = self._method.crop_size
+        small = self._steady[position - self._block.start].permute(1, 2, 0).float().numpy()
+        change = images.resize_picture(np.ascontiguousarray(small), size)
+        change[..., :2] *= size / small.shape[0]
+        return change
+
+    def _steady_block(
+        self, run: Interval, block: range, filter_: FlowFilter, guide: Tensor
+    ) -> Tensor:
+        """Average a block of changes, with as many around it as count: half (B, 5, h, w).
+
+        They are averaged at the size of the pictures: the flow is known no finer.
+        """
+        face, seconds = self._face, self._face.seconds
+        assert seconds is not None
+        lead = LEAD * filter_.time_seconds
+        ends = (seconds[block.start] - lead, seconds[block.stop - 1] + lead)
+        first, last = (int(np.searchsorted(seconds, end)) for end in ends)
+        around = range(max(first, run.start), min(last, run.stop))
+        self._forget(around.start)
+        side = int(guide.shape[-1])
+        fields = torch.zeros(len(around), 5, side, side)
+        for k, place in enumerate(around):
+            if face.strength[place] > 0:
+                fields[k] = self._need(place).float().permute(2, 0, 1)
+        self._link([place for place in around[:-1] if place not in self._links], filter_, guide)
+        steady = smooth_fields(
+            fields,
+            face.strength[around.start : around.stop],
+            seconds[around.start : around.stop],
+            [self._links[place] for place in around[:-1]],
+            time_seconds=filter_.time_seconds,
+            displacements=2,
+            interpolation="bicubic",
+        )
+        inside = slice(block.start - around.start, block.stop - around.start)
+        strength = torch.as_tensor(face.strength[block.start : block.stop]).float()
+        return (steady[inside] * strength[:, None, None, None]).half()
+
+    def _link(self, places: list[int], filter_: FlowFilter, guide: Tensor) -> None:
+        """Join the pictures at some places to the next ones, several at once with a pool."""
+
+        def link(place: int) -> Link:
+            pair = guide[place, 0].numpy(), guide[place + 1, 0].numpy()
+            return link_pictures(*pair, fine_flow, levels=filter_.levels)
+
+        at_once = map if self._pool is None else self._pool.map
+        self._links.update(zip(places, at_once(link, places), strict=True))
+
+    def _forget(self, first: int) -> None:
+        for kept in (self._kept, self._links):
+            for gone in [place for place in kept if place < first]:
+                del kept[gone]
+
+    def _need(self, position: int) -> Tensor:
+        """Return one frame's change (R, R, 5); half and of the pictures' size along the flow."""
+        if position not in self._kept:
+            self._generate(position)
+        return self._kept[position]
 
     def _generate(self, position: int) -> None:
         """Generate the batch that a position belongs to, the same one wherever rendering began."""
@@ -131,7 +236,14 @@ class ChangeStream:
         changes: dict[int, Tensor] = {}
         for k, place in enumerate(shown.tolist()):
             source = None if guide is None else guide[place, 0].numpy()
-            changes[place] = torch.as_tensor(measure_change(before[k], after[k], source))
+            change = measure_change(before[k], after[k], source)
+            if self._side is None:
+                changes[place] = torch.as_tensor(change)
+                continue
+            scale = self._side / change.shape[0]
+            small = images.resize_picture(change, self._side)
+            small[..., :2] *= scale
+            changes[place] = torch.as_tensor(small).half()
         return changes
 
     def _unedited(self, batch: NDArray[np.int64]) -> NDArray[np.uint8]:

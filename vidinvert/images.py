@@ -68,7 +68,7 @@ def resize(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 def resize_picture(picture: NDArray[Pixel], size: int) -> NDArray[Pixel]:
-    """Resize a picture (H, W), uint8 or float32, to (size, size): by area when it shrinks."""
+    """Resize (H, W) or (H, W, C), uint8 or float32, to (size, size): by area when it shrinks."""
     if picture.shape[:2] == (size, size):
         return picture
     method = cv2.INTER_AREA if size < picture.shape[0] else cv2.INTER_LINEAR

@@ -540,7 +540,6 @@ def _describe_steadiness(measured: Analysis, faces: Sequence[EditedFace]) -> lis
 def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
     """Steady every track, correct its masks, and move its codes as the plan says."""
     faces = []
-    steady = plans.stabilizer.change
     for track, alignment, inversion, unedited in zip(
         analysis.tracks,
         analysis.alignments,
@@ -570,7 +569,7 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
                 presence=fade,
                 seconds=seconds,
                 intervals=intervals_from_indices(indices, cuts=analysis.shots),
-                change_sigma_seconds=0.0 if steady is None else steady.sigma_seconds,
+                change_filter=plans.stabilizer.change,
                 unedited=unedited if unedited and unedited.fits(inversion.latents) else None,
             )
         )

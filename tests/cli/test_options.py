@@ -8,9 +8,9 @@ from stabilizers import FlowFilter, GaussianFilter
 from vidinvert.cli import build_parser
 from vidinvert.cli.options import (
     ProgressBars,
+    change_filter_text,
     count,
     filter_text,
-    gaussian_text,
     mask_filter_text,
     number,
     plans_from,
@@ -47,12 +47,15 @@ def test_a_filter_is_checked_before_anything_is_loaded():
         filter_text("median:width=3")
 
 
-def test_changes_are_smoothed_by_a_gaussian_alone():
+def test_changes_are_smoothed_by_a_gaussian_or_along_the_flow():
     plans = plans_from(build_parser().parse_args([*EDIT, "--change-smoothing", "none"]))
     assert plans.stabilizer.change is None
-    assert gaussian_text("gaussian:sigma=0.3") == "gaussian:sigma=0.3"
-    with pytest.raises(argparse.ArgumentTypeError, match="expected none or gaussian"):
-        gaussian_text("median")
+    arguments = build_parser().parse_args([*EDIT, "--change-smoothing", "flow:time=0.1,levels=30"])
+    assert plans_from(arguments).stabilizer.change == FlowFilter(time_seconds=0.1, levels=30)
+    assert change_filter_text("gaussian:sigma=0.3") == "gaussian:sigma=0.3"
+    for text in ("median", "flow:radius=0.1"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"expected none, gaussian.* or flow"):
+            change_filter_text(text)
 
 
 def test_masks_may_follow_the_flow_and_nothing_else_may():

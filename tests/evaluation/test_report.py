@@ -171,6 +171,34 @@ def test_identity_and_attributes_are_measured_with_the_users_networks(source):
     assert not {"tl_id, tg_id, identity_similarity"} & set(report["absent"])
 
 
+class Lips:
+    """Stands for a network of landmarks: lips that open by turns, by a share of the eyes."""
+
+    def __init__(self, share):
+        self.share, self.calls = share, 0
+
+    def __call__(self, crops):
+        points = np.random.default_rng(0).uniform(60, 200, (68, 2))
+        points[36:42], points[42:48] = (90, 120), (154, 120)
+        points[36], points[42] = (89, 120), (153, 120)
+        points[39], points[45] = (91, 120), (155, 120)
+        points[61:64] = (128, 170)
+        points[65:68] = (128, 170 + 64 * self.share * (self.calls % 2))
+        self.calls += 1
+        return np.stack([points] * len(crops))
+
+
+@pytest.mark.parametrize(("share", "speaks"), [(0.01, False), (0.1, True)])
+def test_a_mouth_that_hardly_opens_has_no_correlation(source, monkeypatch, share, speaks):
+    monkeypatch.setattr("vidinvert.evaluation.report._load_landmarks", lambda path: Lips(share))
+    report = evaluate(source, source, landmarks="any").report
+    face = report["faces"][0]
+    assert face["mouth_movement"] == pytest.approx(share / 2, rel=0.05)
+    assert face["mouth_correlation"] == (pytest.approx(1.0) if speaks else None)
+    reason = report["absent"].get("mouth_correlation of face 0", "")
+    assert ("the source's mouth hardly opens: by 0.005" in reason) == (not speaks)
+
+
 def test_clips_that_do_not_belong_together_are_refused(source, tmp_path):
     small = write(tmp_path / "small.mkv", sample_frames()[:, ::2, ::2])
     with pytest.raises(PlanError, match=r"small\.mkv is 256x256 and source\.mkv 512x512"):

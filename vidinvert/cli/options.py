@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from stabilizers import StabilizerPlan
+    from stabilizers import FlowFilter, GaussianFilter, StabilizerPlan
     from vidinvert.pipeline import Models, Span
     from vidinvert.types import Plans
 
@@ -58,15 +58,27 @@ def mask_filter_text(text: str) -> str:
     return _checked(text, parse_mask_filter)
 
 
-def gaussian_text(text: str) -> str:
-    """Check a filter that may be a Gaussian or none, and pass it on."""
-    from stabilizers import GaussianFilter, parse_filter
+def change_filter_text(text: str) -> str:
+    """Check a filter for what an edit changes, and pass it on."""
+    return _checked(text, read_change_filter)
 
-    def parse(text: str) -> None:
-        if not isinstance(parse_filter(text), GaussianFilter | None):
-            raise ValueError(f"filter is {text!r}, expected none or gaussian:sigma=SECONDS")
 
-    return _checked(text, parse)
+def read_change_filter(text: str) -> "GaussianFilter | FlowFilter | None":
+    """Read `none`, a Gaussian, or a filter along the flow, which snaps to no edges here.
+
+    Raises:
+        ValueError: it is another filter.
+    """
+    from stabilizers import FlowFilter, GaussianFilter, parse_mask_filter
+
+    filter_ = parse_mask_filter(text)
+    snaps = isinstance(filter_, FlowFilter) and filter_.radius > 0
+    if snaps or not isinstance(filter_, GaussianFilter | FlowFilter | None):
+        raise ValueError(
+            f"filter is {text!r}, expected none, gaussian:sigma=SECONDS or "
+            "flow:time=SECONDS,levels=GREY"
+        )
+    return filter_
 
 
 def _checked(text: str, parse: Callable[[str], Any]) -> str:
@@ -190,9 +202,10 @@ def add_look_options(parser: argparse.ArgumentParser) -> None:
         )
     look.add_argument(
         "--change-smoothing",
-        type=gaussian_text,
+        type=change_filter_text,
         metavar="FILTER",
-        help="of what the edit changes, in the composite warped: none or gaussian:sigma=SECONDS",
+        help="of what the edit changes, in the composite warped: none, gaussian:sigma=SECONDS, or "
+        "flow:time=SECONDS,levels=GREY along the face's motion",
     )
     look.add_argument(
         "--fade",
@@ -333,7 +346,7 @@ def stabilizer_from(options: argparse.Namespace) -> "StabilizerPlan":
         ("transforms", options.align_smoothing, parse_filter),
         ("latents", options.latent_smoothing, parse_filter),
         ("mask", options.mask_smoothing, parse_mask_filter),
-        ("change", options.change_smoothing, parse_filter),
+        ("change", options.change_smoothing, read_change_filter),
     ):
         if text is not None:
             chosen[name] = parse(text)

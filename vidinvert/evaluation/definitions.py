@@ -114,7 +114,15 @@ DEFINITIONS: dict[str, Definition] = {
         formula="Pearson correlation over time of the gap between the lips, edited with source",
         source="standard",
         range="-1 to 1",
-        good="0.95 and up: speech was kept",
+        good="0.95 and up: speech was kept; null where mouth_movement is below 0.01, which is as "
+        "little as the landmarks' own error",
+    ),
+    "mouth_movement": Definition(
+        formula="standard deviation over time of the gap between the source's lips, in distances "
+        "of the eyes",
+        source="standard",
+        range="0 and up",
+        good="0.01 and up for speech; below, its correlation says nothing",
     ),
     "sound": Definition(
         formula="share of the source's sound packets that are in the edit byte for byte, and how "
