@@ -20,7 +20,7 @@ COLUMNS = (
     ("changes",),
     ("methods", "training", "official"),
     ("media", "faces", "networks", "fidelity"),
-    ("plots", "images", "geometry", "checkpoints"),
+    ("plots", "images", "geometry", "warps", "checkpoints"),
     ("types", "errors", "version"),
 )
 COLUMN_OF = {room: number for number, rooms in enumerate(COLUMNS) for room in rooms}
@@ -39,6 +39,7 @@ FENCES = {
     "onnxruntime": ("vidinvert/faces/detect.py", "vidinvert/faces/landmarks.py"),
     "cv2": (
         "vidinvert/geometry.py",
+        "vidinvert/warps.py",
         "vidinvert/images.py",
         "vidinvert/plots.py",
         "vidinvert/faces/detect.py",

@@ -14,6 +14,7 @@ from vidinvert.changes import (
     ChangeStream,
     draw_unedited,
     drop_small,
+    flow_of,
     head_window,
     measure_change,
     read_pictures,
@@ -22,6 +23,7 @@ from vidinvert.changes import (
 from vidinvert.errors import AnalysisError
 from vidinvert.geometry import crop_from_quad
 from vidinvert.rendering import paste_warped
+from vidinvert.types import FaceMotion
 
 
 def blobs(shift=0.0, size=64):
@@ -266,3 +268,11 @@ def test_drawing_ahead_in_other_threads_changes_nothing():
         for position, change in zip(shown, wanted, strict=True):
             np.testing.assert_array_equal(stream.at(position), change)
         assert not stream._coming  # nothing was drawn that is not shown
+
+
+def test_landmarks_that_move_carry_the_picture_with_them_on_top_of_what_the_pictures_show():
+    points = np.random.default_rng(0).uniform(0.3, 0.7, (1, 68, 2))
+    moves = np.tile([[[0.05, 0.0]]], (1, 68, 1))
+    flow = flow_of(FaceMotion(points=points, moves=moves), 0, size=64)
+    np.testing.assert_allclose(flow[32, 34], [-3.2, 0.0], atol=0.3)  # from the left
+    assert np.abs(flow[0]).max() < 0.5

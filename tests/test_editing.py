@@ -1,17 +1,22 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from stabilizers import Interval
 from vidinvert.editing import (
+    LOWER,
+    UPPER,
     apply_edit,
+    apply_motion,
     fade_at_gaps,
     parse_edit,
     parse_edits,
     total_strength,
 )
 from vidinvert.errors import PlanError
-from vidinvert.types import EditPlan, LatentDirection, Latents
+from vidinvert.types import EditPlan, LandmarkMotion, LatentDirection, Latents
 
 ALL = np.arange(5)  # every position of the track
 
@@ -170,3 +175,57 @@ def test_a_fade_scales_every_strength():
     np.testing.assert_allclose(
         total_strength(plan, face=0, seconds=seconds, fade=weight), 3.0 * weight
     )
+
+
+def face_points():
+    """68 points of an upright face whose lids and lips are 0.02 apart, in shares of the side."""
+    points = np.full((68, 2), 0.5)
+    points[27], points[8] = (0.5, 0.4), (0.5, 0.8)
+    points[list(UPPER), 1], points[list(LOWER), 1] = 0.6, 0.62
+    return points
+
+
+def moving(moves, share=0.5):
+    motion = LandmarkMotion(moves=moves, share=share)
+    return {"smile": replace(direction(), motion=motion), "age": direction("age")}
+
+
+def test_an_edit_moves_landmarks_by_its_strength_over_time():
+    moves = np.zeros((68, 2))
+    moves[48] = (-0.01, -0.02)
+    plan = parse_edits(["smile=0@0s,2@4s:face=1", "age=1"], moving(moves))
+    track = np.repeat(face_points()[None], 5, axis=0)
+    seconds = np.arange(5.0)
+    found = apply_motion(track, plan, face=1, seconds=seconds, fade=np.array([1, 1, 1, 1, 0.5]))
+    assert found is not None
+    np.testing.assert_allclose(found.moves[:, 48, 1], [0, -0.01, -0.02, -0.03, -0.02])
+    assert apply_motion(track, plan, face=0, seconds=seconds) is None
+    assert (
+        apply_motion(track, parse_edits(["age=1"], moving(moves)), face=0, seconds=seconds) is None
+    )
+
+
+def test_lips_and_lids_meet_at_most():
+    moves = np.zeros((68, 2))
+    moves[list(UPPER), 1], moves[list(LOWER), 1] = 0.01, -0.03
+    track = face_points()[None]
+    found = apply_motion(
+        track, parse_edits(["smile=1"], moving(moves)), face=0, seconds=np.zeros(1)
+    )
+    assert found is not None
+    after = (track + found.moves)[0, :, 1]
+    np.testing.assert_allclose(after[list(LOWER)], after[list(UPPER)], atol=1e-12)
+    opened = apply_motion(
+        track, parse_edits(["smile=-1"], moving(moves)), face=0, seconds=np.zeros(1)
+    )
+    assert opened is not None
+    np.testing.assert_allclose(opened.moves[0], -moves)
+
+
+def test_codes_move_by_a_share_where_landmarks_are_moved_too():
+    codes, known = latents(), moving(np.zeros((68, 2)), share=0.25)
+    plan = parse_edits(["smile=2", "age=1"], known)
+    whole = apply_edit(codes, plan, face=0, seconds=np.zeros(5)).at(ALL)
+    beside = apply_edit(codes, plan, face=0, seconds=np.zeros(5), beside_motion=True).at(ALL)
+    torch.testing.assert_close(whole - codes.w_plus, torch.full((5, 4, 8), 4.0))
+    torch.testing.assert_close(beside - codes.w_plus, torch.full((5, 4, 8), 2.5))

@@ -29,7 +29,15 @@ from vidinvert.geometry import (
     to_grey,
 )
 from vidinvert.methods import Method
-from vidinvert.types import Alignment, Inversion, KeptPictures, Latents, MovedLatents
+from vidinvert.types import (
+    Alignment,
+    FaceMotion,
+    Inversion,
+    KeptPictures,
+    Latents,
+    MovedLatents,
+)
+from vidinvert.warps import spread_moves
 
 FLOW_BLUR = 3 / 256  # of the crop's side: the flow's smoothing in space
 TRUSTED_ERROR = 10.0  # grey levels between source and inversion that cost no trust
@@ -50,6 +58,8 @@ class EditedFace:
     `change_filter`: how the warped composite averages what an edit changes over time, at the
     track's `seconds` (T,) and within its unbroken `intervals`; None = each frame by itself.
     `unedited`: the generator's pictures of `inversion.latents`; None = drawn when they are needed.
+    `motion`: how the landmarks are moved by the warped composite, which then compares the pictures
+    of `beside_motion` and not of `edited`; None = only as the pictures show it.
     """
 
     alignment: Alignment
@@ -61,6 +71,8 @@ class EditedFace:
     intervals: tuple[Interval, ...] = ()
     change_filter: GaussianFilter | FlowFilter | None = None
     unedited: KeptPictures | None = None
+    motion: FaceMotion | None = None
+    beside_motion: Latents | MovedLatents | None = None
 
 
 class ChangeStream:
@@ -107,6 +119,12 @@ class ChangeStream:
 
     def at(self, position: int) -> NDArray[np.float32]:
         """Return the change at one of the track's positions, as from `measure_change`."""
+        change = self._average(position)
+        if self._face.motion is not None:  # from steady codes: nothing in it shakes
+            change[..., :2] += flow_of(self._face.motion, position, size=change.shape[0])
+        return change
+
+    def _average(self, position: int) -> NDArray[np.float32]:
         filter_ = self._face.change_filter
         if isinstance(filter_, FlowFilter) and self._guide is not None:
             return self._along_flow(position, filter_, self._guide)
@@ -231,7 +249,8 @@ class ChangeStream:
         if len(shown) == 0:
             return {}
         before = self._unedited(batch)[shown - start]
-        after = self._draw(face.edited.at(shown))
+        moved = face.edited if face.beside_motion is None else face.beside_motion
+        after = self._draw(moved.at(shown))
         guide = face.inversion.mask.guide
         changes: dict[int, Tensor] = {}
         for k, place in enumerate(shown.tolist()):
@@ -325,6 +344,12 @@ def measure_change(
         trust = images.resize_picture(np.exp(-doubt), size)
         rest = rest * displace(trust, flow)[..., None]
     return np.concatenate([flow, rest], axis=2, dtype=np.float32)
+
+
+def flow_of(motion: FaceMotion, position: int, *, size: int) -> NDArray[np.float32]:
+    """Return the flow (R, R, 2) of a track's landmarks at one position, as in `measure_change`."""
+    moves = size * motion.moves[position]
+    return -spread_moves(size * motion.points[position] + moves, moves, size=size)
 
 
 def drop_small(change: NDArray[np.float32]) -> NDArray[np.float32]:

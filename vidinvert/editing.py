@@ -3,6 +3,7 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +11,20 @@ from torch import Tensor
 
 from stabilizers import Interval, intervals_from_indices
 from vidinvert.errors import PlanError
-from vidinvert.types import EditPlan, EditTerm, Keyframe, LatentDirection, Latents, MovedLatents
+from vidinvert.types import (
+    EditPlan,
+    EditTerm,
+    FaceMotion,
+    Keyframe,
+    LatentDirection,
+    Latents,
+    MovedLatents,
+)
 
 MAX_STRENGTH = 20.0
+# Of 68 landmarks in Multi-PIE order: upper and lower lids, then inner lips; bridge and chin.
+UPPER, LOWER = (37, 38, 43, 44, 61, 62, 63), (41, 40, 47, 46, 67, 66, 65)
+BRIDGE, CHIN = 27, 8
 FORM = "NAME=STRENGTH, as smile=2, smile=0@0s,3@2s,0@4s or smile=2:face=1"
 
 
@@ -170,6 +182,7 @@ def apply_edit(
     face: int,
     seconds: NDArray[np.float64],
     fade: NDArray[np.float64] | None = None,
+    beside_motion: bool = False,
 ) -> MovedLatents:
     """Add each direction of `plan` that concerns a face, scaled by its strength at every frame.
 
@@ -179,6 +192,7 @@ def apply_edit(
         face: the track's number.
         seconds: (T,) times of the track's frames, from the clip's first frame.
         fade: (T,) in [0, 1], by which every strength is multiplied; None = 1.
+        beside_motion: move codes by only as much as is needed where `apply_motion` is shown too.
 
     Returns:
         The moved codes; where every strength is 0 they equal the given ones bit for bit.
@@ -196,5 +210,52 @@ def apply_edit(
                 f"The direction {term.direction.name!r} has shape {tuple(vector.shape)}, expected "
                 f"{shape}; take one that was made for this face pack."
             )
+        motion = term.direction.motion
+        if beside_motion and motion is not None:
+            vector = motion.share * vector
         moves.append((strength, vector))
     return MovedLatents(latents=latents, moves=tuple(moves))
+
+
+def apply_motion(
+    landmarks: NDArray[np.float64],
+    plan: EditPlan,
+    *,
+    face: int,
+    seconds: NDArray[np.float64],
+    fade: NDArray[np.float64] | None = None,
+) -> FaceMotion | None:
+    """Say how the edits that concern a track move its landmarks, each scaled by its strength.
+
+    Args:
+        landmarks: (T, P, 2) of the track, in shares of the crop's side.
+        plan: the edits.
+        face: the track's number.
+        seconds: (T,) times of the track's frames, from the clip's first frame.
+        fade: (T,) in [0, 1], by which every strength is multiplied; None = 1.
+
+    Returns:
+        The motion, or None where no edit moves landmarks.
+    """
+    moves = np.zeros_like(landmarks)
+    for term in plan.terms:
+        if term.direction.motion is not None and term.face in (None, face):
+            strength = term.strength_at(seconds) * (1.0 if fade is None else fade)
+            moves += strength[:, None, None] * term.direction.motion.moves
+    if not moves.any():
+        return None
+    return FaceMotion(points=landmarks, moves=_close_at_most(landmarks, moves))
+
+
+def _close_at_most(landmarks: NDArray[np.float64], moves: NDArray[np.float64]) -> NDArray[Any]:
+    """Let lids and lips (T, 68, 2) meet at most: moved past each other, the picture would fold."""
+    down = landmarks[:, CHIN] - landmarks[:, BRIDGE]
+    down = down / np.maximum(np.linalg.norm(down, axis=1, keepdims=True), 1e-9)  # (T, 2)
+    gap = ((landmarks[:, LOWER] - landmarks[:, UPPER]) * down[:, None]).sum(axis=2)
+    closing = ((moves[:, UPPER] - moves[:, LOWER]) * down[:, None]).sum(axis=2)  # (T, pairs)
+    beyond = np.maximum(closing - np.maximum(gap, 0.0), 0.0) * (closing > 0)
+    back = 0.5 * beyond[..., None] * down[:, None]
+    limited = moves.copy()
+    limited[:, UPPER] -= back
+    limited[:, LOWER] += back
+    return limited

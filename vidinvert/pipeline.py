@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ import torch
 from stabilizers import Interval, intervals_from_indices
 from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
 from vidinvert.changes import EditedFace, draw_unedited
-from vidinvert.checkpoints import find_pack, load_directions
+from vidinvert.checkpoints import find_pack, load_directions, load_landmark_readout
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
-from vidinvert.editing import apply_edit, fade_at_gaps, parse_edits, total_strength
+from vidinvert.editing import apply_edit, apply_motion, fade_at_gaps, parse_edits, total_strength
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
 from vidinvert.inversion import (
@@ -54,6 +55,7 @@ from vidinvert.types import (
     FrameBatch,
     Inversion,
     KeptPictures,
+    LandmarkReadout,
     LatentDirection,
     Plans,
     VideoInfo,
@@ -76,6 +78,7 @@ class Models:
     method: Method
     method_name: str
     directions: Mapping[str, LatentDirection]
+    landmarks: LandmarkReadout | None
     device: str
     precision: str
     workers: int = 1
@@ -145,6 +148,7 @@ def load_pack(
         method=load_method(pack, method=method, device=device, dtype=dtypes[precision]),
         method_name=method,
         directions=load_directions(pack),
+        landmarks=load_landmark_readout(pack),
         device=device,
         precision=precision,
         workers=workers,
@@ -224,7 +228,7 @@ def edit_video(
     if save_analysis is not None:
         measured = draw_analysis(measured, pack, plans)
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
-    faces = edit_faces(measured, plans)
+    faces = edit_faces(measured, plans, pack.landmarks)
     steadiness = _describe_steadiness(measured, faces)
     measured = replace(measured, inversions=tuple(face.inversion for face in faces))  # frees memory
     if save_masks is not None:  # only now: a refused clip or output leaves no folder behind
@@ -537,8 +541,13 @@ def _describe_steadiness(measured: Analysis, faces: Sequence[EditedFace]) -> lis
     ]
 
 
-def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
-    """Steady every track, correct its masks, and move its codes as the plan says."""
+def edit_faces(
+    analysis: Analysis, plans: Plans, landmarks: LandmarkReadout | None = None
+) -> list[EditedFace]:
+    """Steady every track, correct its masks, and move its codes as the plan says.
+
+    `landmarks`: of the pack, for edits that move them; None = those move by their codes alone.
+    """
     faces = []
     for track, alignment, inversion, unedited in zip(
         analysis.tracks,
@@ -556,13 +565,24 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
             frames=analysis.frames,
             fade_seconds=plans.render.fade_seconds,
         )
+        codes = inversion.latents
+        move = partial(
+            apply_edit, codes, plans.edit, face=track.track_id, seconds=seconds, fade=fade
+        )
+        motion = None
+        if landmarks is not None:
+            motion = apply_motion(
+                landmarks(codes.w_plus),
+                plans.edit,
+                face=track.track_id,
+                seconds=seconds,
+                fade=fade,
+            )
         faces.append(
             EditedFace(
                 alignment=alignment,
                 inversion=inversion,
-                edited=apply_edit(
-                    inversion.latents, plans.edit, face=track.track_id, seconds=seconds, fade=fade
-                ),
+                edited=move(),
                 strength=total_strength(
                     plans.edit, face=track.track_id, seconds=seconds, fade=fade
                 ),
@@ -570,7 +590,9 @@ def edit_faces(analysis: Analysis, plans: Plans) -> list[EditedFace]:
                 seconds=seconds,
                 intervals=intervals_from_indices(indices, cuts=analysis.shots),
                 change_filter=plans.stabilizer.change,
-                unedited=unedited if unedited and unedited.fits(inversion.latents) else None,
+                unedited=unedited if unedited and unedited.fits(codes) else None,
+                motion=motion,
+                beside_motion=None if motion is None else move(beside_motion=True),
             )
         )
     return faces

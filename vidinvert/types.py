@@ -441,10 +441,29 @@ class Inversion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LandmarkMotion:
+    """How a direction moves the landmarks that a pack reads out of its codes.
+
+    `moves` (P, 2) float64: with 1.0 of the direction, in shares of the crop's side. `share` in
+    [0, 1]: how much of the direction's vector is still needed where the landmarks are moved so: a
+    whole one moves them once more, and paints where it cannot move.
+    """
+
+    moves: Float64Array
+    share: float
+
+    def __post_init__(self) -> None:
+        check_shape("moves", self.moves, (None, 2))
+        if not 0.0 <= self.share <= 1.0:
+            raise ValueError(f"share is {self.share}, expected 0 to 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatentDirection:
     """A direction in the codes: `vector` (L, D) float32, 1.0 = one standard deviation of `name`.
 
     `layers`: the levels it moves; `unit` and `source` say what 1.0 means and how it was found.
+    `motion`: how landmarks move with it; None = the generator's pictures show all of it.
     """
 
     name: str
@@ -452,9 +471,48 @@ class LatentDirection:
     layers: tuple[int, ...]
     unit: str
     source: str
+    motion: LandmarkMotion | None = None
 
     def __post_init__(self) -> None:
         check_shape("vector", self.vector, (None, None))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LandmarkReadout:
+    """Reads P landmarks out of codes linearly.
+
+    `weight` (2 P, C) and `mean` (2 P,) float32, in shares of the crop's side; `columns`: how many
+    of each style vector's first components are read, C in all.
+    """
+
+    weight: Tensor
+    mean: Tensor
+    columns: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        check_shape("weight", self.weight, (None, sum(self.columns)))
+        check_shape("mean", self.mean, (self.weight.shape[0],))
+
+    def __call__(self, w_plus: Tensor) -> Float64Array:
+        """Return the landmarks of codes (N, L, D): (N, P, 2) in shares of the crop's side."""
+        read = torch.cat([w_plus[:, k, :n] for k, n in enumerate(self.columns)], dim=1).float()
+        points = read.cpu() @ self.weight.T + self.mean
+        return points.reshape(len(w_plus), -1, 2).double().numpy()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FaceMotion:
+    """How edits move a track's landmarks: `points`, `moves` (T, P, 2) in shares of the crop's side.
+
+    The moves come on top of what the generator's pictures show.
+    """
+
+    points: Float64Array
+    moves: Float64Array
+
+    def __post_init__(self) -> None:
+        check_shape("points", self.points, (None, None, 2))
+        check_shape("moves", self.moves, tuple(self.points.shape))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

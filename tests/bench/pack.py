@@ -9,7 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -35,7 +35,15 @@ from vidinvert.training.data import FaceSet, generator_at, load_faces
 from vidinvert.training.directions import read_ratings
 from vidinvert.training.occluders import plant
 from vidinvert.training.samm import face_prior
-from vidinvert.types import Alignment, FrameBatch, Inversion, InvertibilityMask, Latents, RenderPlan
+from vidinvert.types import (
+    Alignment,
+    FaceMotion,
+    FrameBatch,
+    Inversion,
+    InvertibilityMask,
+    Latents,
+    RenderPlan,
+)
 
 STRENGTHS = (-3.0, -1.5, 1.5, 2.0, 3.0)
 MONOTONE = (-3.0, -1.5, 0.0, 1.5, 3.0)
@@ -167,7 +175,8 @@ def planted(bench: Bench) -> dict[str, float]:
 def edited(bench: Bench, name: str, strength: float) -> NDArray[np.uint8]:
     """Edit the validation faces as `vidinvert edit` does by default, as a clip of one crop each."""
     crops, method = bench.crops(), bench.models.method
-    direction = bench.models.directions[name].vector
+    direction, read = bench.models.directions[name], bench.models.landmarks
+    motion = None if read is None else direction.motion
     side = mask_size(method.crop_size)
     out = []
     for part in batches(len(crops)):
@@ -194,9 +203,18 @@ def edited(bench: Bench, name: str, strength: float) -> NDArray[np.uint8]:
                 pack_sha256=bench.models.pack.sha256,
                 method=bench.models.method_name,
             ),
-            edited=Latents(w_plus=codes + strength * direction, indices=indices),
+            edited=Latents(w_plus=codes + strength * direction.vector, indices=indices),
             strength=np.full(len(source), abs(strength)),
         )
+        if read is not None and motion is not None:
+            points = read(codes)
+            moves = np.broadcast_to(strength * motion.moves, points.shape)
+            moved = codes + strength * motion.share * direction.vector
+            face = replace(
+                face,
+                motion=FaceMotion(points=points, moves=moves),
+                beside_motion=Latents(w_plus=moved, indices=indices),
+            )
         batch = FrameBatch(frames=crops[part], indices=indices)
         (result,) = render([batch], [face], method, RenderPlan())
         out.append(result.frames)

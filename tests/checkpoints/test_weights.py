@@ -1,6 +1,7 @@
 import argparse
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -165,3 +166,57 @@ def test_a_pack_may_have_no_directions(tmp_path):
         files={"generator": "a.safetensors"},
     )
     assert checkpoints.load_directions(pack) == {}
+
+
+def pack_with_motions(directory: Path, motions: dict[str, torch.Tensor]):
+    pack_with_directions(directory, {"smile": torch.ones(2, 3)})
+    save_file(motions, directory / "motions.safetensors")
+    return checkpoints.write_pack(
+        directory,
+        name="own",
+        version="1",
+        license="CC0-1.0",
+        summary="A test.",
+        generator=GENERATOR,
+        files={"directions": "directions.safetensors", "motions": "motions.safetensors"},
+        directions={"smile": SMILE},
+    )
+
+
+def motions_of(name: str) -> dict[str, torch.Tensor]:
+    return {
+        f"moves.{name}": torch.full((68, 2), 0.01),
+        f"share.{name}": torch.tensor([0.4]),
+        "readout.weight": torch.ones(136, 4).half(),
+        "readout.mean": torch.full((136,), 0.5),
+        "readout.columns": torch.tensor([3, 1]),
+    }
+
+
+def test_directions_have_the_motions_of_their_pack(tmp_path):
+    pack = pack_with_motions(tmp_path, motions_of("smile"))
+    motion = checkpoints.load_directions(pack)["smile"].motion
+    assert motion is not None
+    assert motion.share == pytest.approx(0.4)
+    assert motion.moves.shape == (68, 2)
+    readout = checkpoints.load_landmark_readout(pack)
+    assert readout is not None
+    points = readout(torch.ones(2, 2, 3))
+    assert points.shape == (2, 68, 2)
+    assert points == pytest.approx(np.full((2, 68, 2), 4.5))
+
+
+def test_a_pack_without_motions_reads_no_landmarks(tmp_path):
+    pack = pack_with_directions(tmp_path, {"smile": torch.ones(2, 3)})
+    assert checkpoints.load_landmark_readout(pack) is None
+    assert checkpoints.load_directions(pack)["smile"].motion is None
+
+
+def test_motions_of_unknown_directions_and_other_readouts_are_refused(tmp_path):
+    pack = pack_with_motions(tmp_path, motions_of("frown"))
+    with pytest.raises(KeyMismatchError, match=r"motions of 'own' do not fit.*frown"):
+        checkpoints.load_directions(pack)
+    without = {k: v for k, v in motions_of("smile").items() if k != "readout.mean"}
+    pack = pack_with_motions(tmp_path, without)
+    with pytest.raises(KeyMismatchError, match="expected weight, mean and columns"):
+        checkpoints.load_landmark_readout(pack)

@@ -2,15 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
 from vidinvert.faces.landmarks import MIRRORED
 from vidinvert.training.motions import (
     OUTLINE,
     OUTLINE_SHARE,
     REACH,
+    fit_readout,
     landmark_motions,
     motion_directions,
-    spread_motion,
     warp,
 )
 
@@ -50,16 +51,6 @@ def grid_points(size):
     return (points + mirror) / 2
 
 
-def test_a_spread_motion_moves_the_points_and_holds_the_edge():
-    points = grid_points(96)
-    motion = spread_motion(points, np.tile([[3.0, -2.0]], (68, 1)), size=96)
-    assert motion.shape == (96, 96, 2)
-    assert motion.dtype == np.float32
-    np.testing.assert_allclose(motion[48, 48], (3.0, -2.0), atol=0.3)
-    edge = np.concatenate([motion[0], motion[-1], motion[:, 0], motion[:, -1]])
-    assert np.abs(edge).max() < 0.6
-
-
 def test_a_warp_moves_a_picture_the_way_of_its_motion():
     picture = np.zeros((32, 32, 3), np.uint8)
     picture[10, 12] = 200
@@ -87,3 +78,16 @@ def test_directions_are_the_mean_change_of_the_codes_and_say_how_sure():
     assert mean == pytest.approx(np.full((1, 2), -4.0 / 3), abs=0.7)
     assert error.max() == pytest.approx((4.0 * 8**0.5 / 3) / 3**0.5, abs=0.7)
     assert np.abs(found["down"][0]).max() <= 1.0 / REACH
+
+
+def test_landmarks_are_read_out_of_codes_that_they_depend_on_linearly():
+    rng = np.random.default_rng(3)
+    codes = rng.standard_normal((600, 4, 6))
+    weights = rng.standard_normal((68 * 2, 12))
+    told = np.concatenate([codes[:, 0], codes[:, 2]], axis=1)  # the second and the last say nothing
+    landmarks = (100 + 3 * told @ weights.T).reshape(-1, 68, 2)
+    readout = fit_readout(codes, landmarks, size=256)
+    assert readout.columns == (6, 6, 6, 0)
+    found = 256 * readout(torch.from_numpy(codes[:5]).float())
+    np.testing.assert_allclose(found, landmarks[:5], atol=6.0)  # the ridge pulls by a tenth
+    assert np.corrcoef(found.ravel(), landmarks[:5].ravel())[0, 1] > 0.999

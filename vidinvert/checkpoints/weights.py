@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vidinvert.checkpoints.packs import verify_file
 from vidinvert.errors import CheckpointError, KeyMismatchError, MissingError
-from vidinvert.types import FacePack, Keymap, LatentDirection
+from vidinvert.types import FacePack, Keymap, LandmarkMotion, LandmarkReadout, LatentDirection
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 
@@ -109,6 +109,7 @@ def load_directions(pack: FacePack) -> dict[str, LatentDirection]:
             f"expected a vector {expected} for each of {', '.join(pack.directions)}. "
             "Fetch the pack again."
         )
+    motions = _load_motions(pack, vectors)
     return {
         name: LatentDirection(
             name=name,
@@ -116,9 +117,48 @@ def load_directions(pack: FacePack) -> dict[str, LatentDirection]:
             layers=meta.layers,
             unit=meta.unit,
             source=meta.source,
+            motion=motions.get(name),
         )
         for name, meta in pack.directions.items()
     }
+
+
+def _load_motions(pack: FacePack, known: Mapping[str, Tensor]) -> dict[str, LandmarkMotion]:
+    if "motions" not in pack.files:
+        return {}
+    state = load_part(pack, "motions")
+    moves, shares = select(state, "moves."), select(state, "share.")
+    stray = sorted((set(moves) ^ set(shares)) | (set(moves) - set(known)))
+    if stray:
+        raise KeyMismatchError(
+            f"The motions of {pack.name!r} do not fit its directions: {', '.join(stray)}; expected "
+            f"moves and a share each for some of {', '.join(known)}. Fetch the pack again."
+        )
+    return {
+        name: LandmarkMotion(moves=moves[name].double().numpy(), share=float(shares[name]))
+        for name in moves
+    }
+
+
+def load_landmark_readout(pack: FacePack) -> LandmarkReadout | None:
+    """Load what reads landmarks out of a pack's codes; None if the pack has no `motions`.
+
+    Raises:
+        KeyMismatchError: the file holds something else.
+    """
+    if "motions" not in pack.files:
+        return None
+    read = select(load_part(pack, "motions"), "readout.")
+    if set(read) != {"weight", "mean", "columns"}:
+        raise KeyMismatchError(
+            f"The motions of {pack.name!r} read landmarks with {', '.join(sorted(read)) or 'none'},"
+            " expected weight, mean and columns. Fetch the pack again."
+        )
+    return LandmarkReadout(
+        weight=read["weight"].float(),
+        mean=read["mean"].float(),
+        columns=tuple(read["columns"].tolist()),
+    )
 
 
 def rename_keys(

@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
         )
         written = write_preview(
             analysis,
-            edit_faces(analysis, plans),
+            edit_faces(analysis, plans, models.landmarks),
             method=models.method,
             plans=plans,
             targets=targets,

@@ -17,6 +17,7 @@ STAGES = (
     "autoencoder",
     "codes",
     "directions",
+    "motions",
     "generator",
     "samm",
     "diffcam",
@@ -44,6 +45,7 @@ RESULTS = {
     "autoencoder": "autoencoder/figures.json",
     "codes": "codes/basis.safetensors",
     "directions": "directions/attributes.npz",
+    "motions": "motions/motions.safetensors",
     "generator": "generator/figures.json",
     "samm": "samm/figures.json",
     "diffcam": "diffcam/figures.json",
@@ -189,7 +191,7 @@ def _run_stage(
 
     from vidinvert.checkpoints import find_pack
     from vidinvert.cli.device import choose_device, choose_precision
-    from vidinvert.training import edit_stages, encoder_stage, pack, stages
+    from vidinvert.training import edit_stages, encoder_stage, motion_stage, pack, stages
     from vidinvert.training.loop import Schedule
 
     work: Path = options.output
@@ -205,6 +207,10 @@ def _run_stage(
             fitted = stages.fit_edit_directions(work, faces, options.data, helpers)
             return {name: round(item.correlation, 3) for name, item in fitted.items()}
         start = None if options.start is None else find_pack(options.start)
+        if stage == "motions":
+            if start is not None:
+                stages.unpack(start, work)
+            return motion_stage.fit_motions(work, faces, helpers)
         if stage == "assemble":
             return {"sha256": pack.write_mini(work, faces, start=start).sha256}
         minutes = options.minutes or MINUTES[stage]

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.interpolate import RBFInterpolator
 
 from vidinvert.faces.landmarks import MIRRORED
+from vidinvert.types import LandmarkReadout
+from vidinvert.warps import spread_moves
 
 Float64Array = NDArray[np.float64]
 UInt8Array = NDArray[np.uint8]
@@ -24,10 +26,9 @@ OUTLINE = slice(0, 17)  # the jaw
 # them would smear it into whatever is behind, whose colours differ from face to face.
 OUTLINE_SHARE = {"yaw": 0.15}
 REACH = 1.5  # standard deviations by which faces are warped, either way
-CELLS = 32  # of the grid on which a warp is worked out
-EDGE_POINTS = 7  # a side, where nothing moves
-SMOOTHING = 5.0  # of the thin plate: landmarks are not exact
 RIDGE = 1e-3  # of the samples' number
+READ_COLUMNS = (512, 1024, 512, 0)  # components of each code that landmarks are read from
+READ_RIDGE = 0.1  # of the samples' number
 
 
 def landmark_motions(
@@ -85,7 +86,7 @@ def motion_directions(
             if index % 2:
                 crop, points = _mirror(crop, points)
             pictures.append(np.ascontiguousarray(crop))
-            flows.append(spread_motion(points, stacked, size=crop.shape[0]))
+            flows.append(spread_moves(points, stacked, size=crop.shape[0]))
         for number, name in enumerate(motions):
             moved = [flow[..., 2 * number : 2 * number + 2] for flow in flows]
             ends = [
@@ -105,35 +106,6 @@ def _mirror(crop: UInt8Array, points: Float64Array) -> tuple[UInt8Array, Float64
     return crop[:, ::-1], points[MIRRORED] * np.array([-1.0, 1.0]) + np.array([side, 0.0])
 
 
-def spread_motion(points: Float64Array, moves: Float64Array, *, size: int) -> NDArray[np.float32]:
-    """Spread moves of points over a square picture by a thin plate that is held at its edge.
-
-    Args:
-        points: (P, 2) pixels.
-        moves: (P, C), any number of columns.
-        size: R, side of the picture.
-
-    Returns:
-        float32 (R, R, C).
-    """
-    side = np.linspace(0.0, size - 1.0, EDGE_POINTS)
-    edge = np.array([(x, y) for x in side for y in side if {x, y} & {side[0], side[-1]}])
-    held = np.concatenate([moves, np.zeros((len(edge), moves.shape[1]))])
-    plate = RBFInterpolator(
-        np.concatenate([points, edge]), held, kernel="thin_plate_spline", smoothing=SMOOTHING
-    )
-    knots = np.linspace(0.0, size - 1.0, CELLS + 1)
-    x, y = np.meshgrid(knots, knots)
-    coarse = plate(np.stack([x.ravel(), y.ravel()], axis=1)).astype(np.float32)
-    coarse = coarse.reshape(CELLS + 1, CELLS + 1, -1)
-    place = np.tile(np.arange(size, dtype=np.float32) * (CELLS / (size - 1.0)), (size, 1))
-    columns = [
-        cv2.remap(np.ascontiguousarray(column), place, place.T.copy(), cv2.INTER_LINEAR)
-        for column in np.moveaxis(coarse, 2, 0)
-    ]
-    return np.asarray(np.stack(columns, axis=2), np.float32)
-
-
 def warp(picture: UInt8Array, motion: NDArray[np.float32]) -> UInt8Array:
     """Move the pixels of a picture (R, R, 3) by a motion (R, R, 2), small against its own scale."""
     size = picture.shape[0]
@@ -146,3 +118,18 @@ def warp(picture: UInt8Array, motion: NDArray[np.float32]) -> UInt8Array:
         borderMode=cv2.BORDER_REFLECT_101,
     )
     return np.asarray(moved, dtype=np.uint8)
+
+
+def fit_readout(codes: Float64Array, landmarks: Float64Array, *, size: int) -> LandmarkReadout:
+    """Regress landmarks (M, P, 2), in pixels of pictures of side `size`, on codes (M, L, D)."""
+    columns = tuple(min(n, codes.shape[2]) for n in READ_COLUMNS)
+    inputs = np.concatenate([codes[:, k, :n] for k, n in enumerate(columns)], axis=1)
+    targets = landmarks.reshape(len(landmarks), -1) / size
+    mean = targets.mean(axis=0)
+    gram = inputs.T @ inputs + READ_RIDGE * len(inputs) * np.eye(inputs.shape[1])
+    weight = np.linalg.solve(gram, inputs.T @ (targets - mean)).T  # (2 P, C)
+    return LandmarkReadout(
+        weight=torch.from_numpy(weight.astype(np.float32)),
+        mean=torch.from_numpy(mean.astype(np.float32)),
+        columns=columns,
+    )

@@ -27,6 +27,7 @@ from vidinvert.training.data import FaceSet
 from vidinvert.training.detector import CONTINUED_RATE, DetectorPlan, train_detector
 from vidinvert.training.encoders import ENCODERS
 from vidinvert.training.loop import Progress
+from vidinvert.training.motion_stage import RESULT
 from vidinvert.training.motions import MOTIONS
 from vidinvert.training.stages import EARLIER, STYLE_WIDTH, Helpers, write_earlier
 from vidinvert.types import FacePack
@@ -52,6 +53,12 @@ GAINS = {
 # As rendered, a smile closes the eyes by nearly half of what it moves itself (measured in standard
 # deviations): so much of the motion that opens them is added to it.
 COUNTERED = {"smile": {"eyes_open": 0.36}}
+
+
+# By how much the landmarks' motions are stretched so that an edit of 2, rendered, moves what is
+# measured by about two standard deviations, and what is added against side effects.
+MOTION_GAINS = {"smile": 1.35, "mouth_open": 1.35, "eyes_open": 1.35, "yaw": 1.6, "pitch": 1.35}
+MOTIONS_COUNTERED = {"smile": {"eyes_open": 0.35}}
 
 
 def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> FacePack:
@@ -96,6 +103,7 @@ def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> 
         },
         files={
             **{stage: f"{stage}.safetensors" for stage in trained},
+            **_write_motions(work, target),
             "directions": "directions.safetensors",
             "detector": "detector/detector.onnx",
         },
@@ -145,6 +153,7 @@ def _update(work: Path, start: FacePack) -> FacePack:
     files |= {stage: f"{stage}.safetensors" for stage in again}
     if (work / "directions" / "directions.safetensors").is_file():
         directions = _write_directions(work, target)
+    files |= _write_motions(work, target)
     if (work / "detector" / "detector" / "manifest.json").is_file():
         _copy_detector(work, target)
         again.append("detector")
@@ -178,6 +187,23 @@ def _write_directions(work: Path, target: Path) -> dict[str, Any]:
             )
     save_file(vectors, target / "directions.safetensors")
     return described
+
+
+def _write_motions(work: Path, target: Path) -> dict[str, str]:
+    """Write the landmarks' motions, stretched, and their read-out; return the part, if it is."""
+    if not (work / RESULT).is_file():
+        return {}
+    state = load_file(work / RESULT)
+    shipped = {name: value for name, value in state.items() if name.startswith("readout.")}
+    shipped["readout.weight"] = shipped["readout.weight"].half()
+    for name in MOTIONS:
+        moves = state[f"moves.{name}"].clone()
+        for other, share in MOTIONS_COUNTERED.get(name, {}).items():
+            moves += share * state[f"moves.{other}"]
+        shipped[f"moves.{name}"] = MOTION_GAINS[name] * moves
+        shipped[f"share.{name}"] = torch.tensor([1.0 / GAINS.get(name, 1.0)])
+    save_file(shipped, target / "motions.safetensors")
+    return {"motions": "motions.safetensors"}
 
 
 def shipped_directions(work: Path) -> dict[str, Tensor]:

@@ -215,11 +215,8 @@ def fit_edit_directions(
     """
     rows = faces.rows("train")
     basis, encoder = load_basis(work), load_autoencoder(work)[0]
-    if not (work / "codes" / "latents.npy").is_file():  # the basis is a pack's
-        np.save(work / "codes" / "latents.npy", encode_copies(encoder, faces, rows, copies=0))
-    latents = np.load(work / "codes" / "latents.npy", mmap_mode="r")
-    codes = _codes_of(basis, latents[: 2 * len(rows)])  # originals, then mirrored
-    landmarks = _landmarks(work, faces, helpers)
+    codes = codes_of_faces(work, faces)
+    landmarks = find_landmarks(work, faces, helpers)
     values = attributes.measure_faces(faces, rows, landmarks[rows])
     for name, measured in attributes.COLOUR_ATTRIBUTES.items():
         values[name] = values.pop(measured)
@@ -305,13 +302,23 @@ def _move(
     }
 
 
-def _landmarks(work: Path, faces: FaceSet, helpers: Helpers) -> np.ndarray:
+def find_landmarks(work: Path, faces: FaceSet, helpers: Helpers) -> np.ndarray:
     """Return landmarks of every picture, found once and kept in the work folder."""
     cached = work / "landmarks.npy"
     if not cached.is_file():
         network = LandmarkNetwork(helpers.landmarks, threads=torch.get_num_threads())
         np.save(cached, attributes.find_landmarks(faces, np.arange(len(faces.images)), network))
     return np.load(cached)
+
+
+def codes_of_faces(work: Path, faces: FaceSet) -> np.ndarray:
+    """Return the codes (2 M, L, D) of the M training faces, then of their mirror images."""
+    rows = faces.rows("train")
+    if not (work / "codes" / "latents.npy").is_file():  # the basis is a pack's
+        encoder = load_autoencoder(work)[0]
+        np.save(work / "codes" / "latents.npy", encode_copies(encoder, faces, rows, copies=0))
+    latents = np.load(work / "codes" / "latents.npy", mmap_mode="r")
+    return _codes_of(load_basis(work), latents[: 2 * len(rows)])
 
 
 def _codes_of(basis: EigenBasis, latents: np.ndarray) -> np.ndarray:
