@@ -14,7 +14,7 @@ from tests.source_tree import Module, called_name, modules, parse
 COLUMNS = (
     ("__main__",),
     ("cli",),
-    ("batch",),  # carries out the pipeline, many times
+    ("batch", "portraits"),  # the pipeline many times; its models on pictures
     ("pipeline", "preview", "evaluation"),
     ("inversion", "editing", "rendering", "analysis", "corrections", "quality"),
     ("changes",),

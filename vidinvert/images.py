@@ -110,6 +110,19 @@ def read_mask(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     return grey, np.ascontiguousarray(opacity, np.uint8)
 
 
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """Read a picture file as uint8 (H, W, 3) RGB, turned as its camera says; transparency is lost.
+
+    Raises:
+        OpenError: the file is not a picture that can be read.
+    """
+    data = np.frombuffer(path.read_bytes(), np.uint8) if path.is_file() else np.zeros(0, np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    if pixels is None:
+        raise OpenError(f"{path} cannot be read as a picture, expected a PNG or JPEG file")
+    return np.ascontiguousarray(pixels[..., ::-1], np.uint8)
+
+
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:
     """Write uint8 (H, W) grey or (H, W, 3) RGB losslessly.
 

@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Sequence
 from types import FrameType
 
-from vidinvert.cli import batch, doctor, edit, evaluate, models, preview, train
+from vidinvert.cli import batch, doctor, edit, evaluate, image, models, preview, train
 from vidinvert.errors import PlanError, VidinvertError
 from vidinvert.version import VERSION
 
@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"vidinvert {VERSION}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (edit, evaluate, preview, batch, models, doctor, train):
+    for command in (edit, evaluate, preview, batch, image, models, doctor, train):
         command.add_parser(commands)
     return parser
 
