@@ -6,10 +6,12 @@ from scipy import optimize
 
 from vidinvert.geometry import (
     add_levels,
+    blur,
     compose,
     copy_where,
     crop_frame,
     crop_from_quad,
+    displace,
     ffhq_quads,
     fine_flow,
     fit_similarity,
@@ -17,6 +19,7 @@ from vidinvert.geometry import (
     largest_channel,
     quad_from_crop,
     scale_of,
+    split_motion,
     squared_difference,
     transform_points,
     turn_vectors,
@@ -303,3 +306,24 @@ def test_fine_flow_finds_small_motion_in_small_pictures():
     flow = fine_flow(picture(0.0), picture(0.6))[16:-16, 16:-16]
     np.testing.assert_allclose(flow[..., 0].mean(), 0.6, atol=0.05)
     np.testing.assert_allclose(flow[..., 1].mean(), 0.0, atol=0.05)
+
+
+def test_motion_and_its_rest_rebuild_the_second_picture():
+    rng = np.random.default_rng(0)
+    before = blobs(rng)
+    after = np.roll(before, 3, axis=1)
+    flow, rest = split_motion(before, after, sigma=2.0)
+    rebuilt = displace(before.astype(np.float32), flow) + rest
+    np.testing.assert_allclose(rebuilt, after, atol=1e-3)
+    inner = (slice(16, -16), slice(16, -16))
+    assert np.abs(flow[inner][..., 0] + 3.0).mean() < 0.5  # after(p) is before(p - 3)
+    assert np.abs(rest[inner]).mean() < np.abs(after[inner].astype(float) - before[inner]).mean()
+    still, nothing = split_motion(before, before, sigma=2.0)
+    assert np.abs(still).max() < 0.05
+    assert np.abs(nothing).mean() < 0.5
+
+
+def blobs(rng):
+    """A smooth random picture, (96, 96, 3) uint8."""
+    noise = blur(rng.normal(0.0, 1.0, (96, 96, 3)).astype(np.float32), sigma=3.0)
+    return np.clip(128 + 400 * noise, 0, 255).astype(np.uint8)

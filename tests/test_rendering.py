@@ -10,14 +10,23 @@ from vidinvert.corrections import shape_mask
 from vidinvert.errors import PlanError
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import crop_from_quad, quad_from_crop
-from vidinvert.inversion import invert, mask_size, stabilise_alignment
+from vidinvert.inversion import invert, mask_edit, mask_size, stabilise_alignment
 from vidinvert.rendering import (
+    choose_composite,
     feather_mask,
+    lay_over,
     paste,
     paste_warped,
     render,
 )
-from vidinvert.types import Alignment, Embedding, FrameBatch, RenderPlan, Synthesis
+from vidinvert.types import (
+    Alignment,
+    Embedding,
+    FrameBatch,
+    MovedLatents,
+    RenderPlan,
+    Synthesis,
+)
 
 SIZE = 32
 
@@ -41,6 +50,23 @@ class Brightener:
 
     def generate(self, w_plus):
         return w_plus[:, :, :1, None].expand(-1, 3, SIZE, SIZE).clone()
+
+
+class Painter(Brightener):
+    """A method that brightens the crop itself, and keeps the right half."""
+
+    def find_mask(self, embedding):
+        return torch.ones_like(embedding.features[0][:, :1])
+
+    def find_edit_mask(self, w_plus, edited):
+        ood = torch.ones(len(w_plus), 1, SIZE, SIZE)
+        ood[..., : SIZE // 2] = 0.0
+        return ood
+
+    def synthesise(self, embedding, w_plus):
+        crops, change = embedding.features[0], w_plus - embedding.w_plus
+        image = crops + change[:, :, :1].reshape(-1, 1, 1, 1)
+        return Synthesis(image=image, ood=self.find_edit_mask(embedding.w_plus, w_plus))
 
 
 def frames(count=4, height=60, width=80, seed=0):
@@ -236,3 +262,58 @@ def test_masks_are_stretched_between_the_two_limits():
 def test_limits_of_the_mask_that_cross_are_refused():
     with pytest.raises(ValueError, match="expected 0 <= mask_min < mask_max <= 1"):
         RenderPlan(mask_min=0.7, mask_max=0.6)
+
+
+def painted_face(batch, placed, amount):
+    """A face whose mask is of the edit; where `amount` (T,) is 0 nothing is edited."""
+    (inversion,) = invert([batch], [placed], Painter(), pack_sha256="0", method_name="test")
+    strength = np.asarray(amount, np.float64)
+    move = (torch.tensor(strength, dtype=torch.float32), torch.tensor([[1.0, 0.0]]))
+    edited = MovedLatents(latents=inversion.latents, moves=(move,))
+    mask = mask_edit(inversion, edited, strength, Painter(), batch_size=3)
+    return EditedFace(
+        alignment=placed,
+        inversion=replace(inversion, mask=mask),
+        edited=edited,
+        strength=strength,
+        presence=np.ones(len(strength)),
+    )
+
+
+def test_the_mask_of_an_edit_is_one_where_there_is_none():
+    face = painted_face(frames(), alignment([0, 1, 2, 3]), [0.0, 0.3, 0.3, 0.0])
+    masks = face.inversion.mask.ood
+    assert masks[[0, 3]].min() == 255
+    assert masks[1, 0, :, :6].max() == 0
+    assert torch.equal(masks[1], masks[2])
+
+
+def test_a_painted_edit_changes_its_mask_alone_and_no_other_frame():
+    batch = frames()
+    face = painted_face(batch, alignment([0, 1, 2, 3]), [0.0, 0.3, 0.3, 0.0])
+    (out,) = render([batch], [face], Painter(), RenderPlan())
+    np.testing.assert_array_equal(out.frames[[0, 3]], batch.frames[[0, 3]])
+    changed = np.any(out.frames[1:3] != batch.frames[1:3], axis=(0, 3))
+    assert changed[20:40, 26:36].all()
+    assert not changed[:, :20].any()
+    assert not changed[:, 45:].any()  # kept by the mask
+    assert not changed[:10].any()
+    assert not changed[50:].any()
+
+
+def test_what_is_painted_is_added_and_much_of_it_replaces_the_frames_own_detail():
+    source = torch.zeros(1, 3, 8, 8)
+    visible = torch.ones(1, 1, 8, 8)
+    assert lay_over(source, source, visible).abs().max() == 0.0
+    faint = lay_over(source, source + 8 / 127.5, visible)
+    torch.testing.assert_close(faint[:, 3:], torch.full((1, 1, 8, 8), 0.25))
+    torch.testing.assert_close(faint[:, :3], torch.full((1, 3, 8, 8), 8.0 + 0.25 * 127.5))
+    strong = lay_over(source, source + 64 / 127.5, 0.5 * visible)
+    torch.testing.assert_close(strong[:, 3:], torch.full((1, 1, 8, 8), 0.5))
+    torch.testing.assert_close(strong[:, :3], torch.full((1, 3, 8, 8), 32.0 + 0.5 * 127.5))
+
+
+def test_methods_that_paint_show_their_own_picture_unless_told_otherwise():
+    assert choose_composite(RenderPlan(), Brightener()) == "warped"
+    assert choose_composite(RenderPlan(), Painter()) == "generated"
+    assert choose_composite(RenderPlan(composite="residual"), Painter()) == "residual"

@@ -25,7 +25,7 @@ from vidinvert.geometry import (
     displace,
     fine_flow,
     largest_channel,
-    optical_flow,
+    split_motion,
     to_grey,
 )
 from vidinvert.methods import Method
@@ -330,9 +330,7 @@ def measure_change(
         in grey levels, to be added after moving.
     """
     size = before.shape[0]
-    sigma = FLOW_BLUR * size
-    flow = blur(optical_flow(after, before), sigma=sigma)
-    rest = after - displace(before.astype(np.float32), flow)
+    flow, rest = split_motion(before, after, sigma=FLOW_BLUR * size)
     if source is not None:
         if source.ndim == 3:
             error = np.abs(before.astype(np.float32) - source).mean(axis=2)

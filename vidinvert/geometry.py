@@ -376,3 +376,21 @@ def displace(
         borderMode=cv2.BORDER_REPLICATE,
     )
     return np.asarray(moved, dtype=image.dtype)
+
+
+def split_motion(
+    before: NDArray[np.uint8], after: NDArray[np.uint8], *, sigma: float
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Split what differs between two pictures (H, W, 3) into motion and what it cannot explain.
+
+    Args:
+        before: the first picture.
+        after: the second.
+        sigma: smoothing of the flow in space, in pixels.
+
+    Returns:
+        The flow (H, W, 2) in pixels, and the rest (H, W, 3) in grey levels, so that after(p) is
+        before(p + flow(p)) + rest(p).
+    """
+    flow = blur(optical_flow(after, before), sigma=sigma)
+    return flow, after - displace(before.astype(np.float32), flow)

@@ -21,7 +21,7 @@ from vidinvert import images
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import optical_flow, quad_from_crop
 from vidinvert.media import map_ahead
-from vidinvert.methods import Method, Refiner
+from vidinvert.methods import EditPainter, Method, Refiner
 from vidinvert.types import (
     Alignment,
     Embedding,
@@ -30,6 +30,7 @@ from vidinvert.types import (
     Inversion,
     InvertibilityMask,
     Latents,
+    MovedLatents,
 )
 
 LARGEST_MASK = 256  # side of the stored masks: half the crop's, and never more
@@ -181,6 +182,37 @@ def _measure_crops(
         masks=images.mask_to_uint8(small).cpu(),
         guides=images.grey_to_uint8(images.resize(crops, (side, side))).cpu(),
     )
+
+
+@torch.inference_mode()
+def mask_edit(
+    inversion: Inversion,
+    edited: MovedLatents,
+    strength: NDArray[np.float64],
+    method: EditPainter,
+    *,
+    batch_size: int,
+    device: torch.device | str = "cpu",
+) -> InvertibilityMask:
+    """Return the masks of an edit, in place of those of a track's crops.
+
+    Args:
+        inversion: its codes steadied, as they are rendered.
+        edited: the same codes, moved.
+        strength: (T,) of the edits; frames where it is 0 are kept whole.
+        method: what finds the masks.
+        batch_size: codes per network pass.
+        device: where the networks live.
+    """
+    masks = torch.full_like(inversion.mask.ood, 255)
+    size = (masks.shape[2], masks.shape[3])
+    shown = np.flatnonzero(strength > 0)
+    for start in range(0, len(shown), batch_size):
+        batch = shown[start : start + batch_size]
+        before, after = inversion.latents.at(batch).to(device), edited.at(batch).to(device)
+        found = method.find_edit_mask(before, after)
+        masks[batch] = images.mask_to_uint8(images.resize(found, size)).cpu()
+    return replace(inversion.mask, ood=masks)
 
 
 def stabilise_alignment(

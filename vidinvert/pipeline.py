@@ -26,6 +26,7 @@ from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
 from vidinvert.inversion import (
     invert,
+    mask_edit,
     stabilise_alignment,
     stabilise_inversion,
     stabilise_latents,
@@ -40,10 +41,11 @@ from vidinvert.media import (
     probe,
     read_ahead,
 )
-from vidinvert.methods import Method, load_method
+from vidinvert.methods import EditPainter, Method, load_method
 from vidinvert.quality import Rendered, describe_steadiness, split
 from vidinvert.rendering import (
     check_mask_directory,
+    choose_composite,
     make_mask_directory,
     render,
     write_masks,
@@ -228,6 +230,7 @@ def edit_video(
     if save_analysis is not None:
         measured = draw_analysis(measured, pack, plans)
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
+    measured = mask_edits(measured, pack, plans)
     faces = edit_faces(measured, plans, pack.landmarks)
     steadiness = _describe_steadiness(measured, faces)
     measured = replace(measured, inversions=tuple(face.inversion for face in faces))  # frees memory
@@ -541,6 +544,36 @@ def _describe_steadiness(measured: Analysis, faces: Sequence[EditedFace]) -> lis
     ]
 
 
+def mask_edits(analysis: Analysis, pack: Models, plans: Plans) -> Analysis:
+    """Replace the masks as measured by those of the edit, for methods that find it on the source.
+
+    Others' analyses come back as they are. Frames without an edit are kept whole.
+    """
+    if not isinstance(pack.method, EditPainter):
+        return analysis
+    times, shots, masked = analysis.info.seconds, analysis.shots, []
+    for track, inversion in zip(analysis.tracks, analysis.inversions, strict=True):
+        codes = stabilise_latents(inversion.latents, times, plans.stabilizer, shots=shots)
+        fade = fade_at_gaps(
+            codes.indices,
+            times,
+            shots=shots,
+            frames=analysis.frames,
+            fade_seconds=plans.render.fade_seconds,
+        )
+        face, seconds = track.track_id, times[codes.indices]
+        mask = mask_edit(
+            replace(inversion, latents=codes),
+            apply_edit(codes, plans.edit, face=face, seconds=seconds, fade=fade),
+            total_strength(plans.edit, face=face, seconds=seconds, fade=fade),
+            pack.method,
+            batch_size=plans.render.batch_size,
+            device=pack.device,
+        )
+        masked.append(replace(inversion, mask=mask))
+    return replace(analysis, inversions=tuple(masked))
+
+
 def edit_faces(
     analysis: Analysis, plans: Plans, landmarks: LandmarkReadout | None = None
 ) -> list[EditedFace]:
@@ -693,7 +726,7 @@ def _report(
         "shots": [[shot.start, shot.stop] for shot in measured.shots],
         "analysis": None if kept is None else str(kept),
         "edit": list(plans.edit.text),
-        "composite": plans.render.composite,
+        "composite": choose_composite(plans.render, pack.method),
         "mark": plans.encode.mark,
         "pack": {"name": pack.pack.name, "sha256": pack.pack.sha256},
         "method": pack.method_name,

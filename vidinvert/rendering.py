@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from vidinvert import images
 from vidinvert.changes import ChangeStream, EditedFace, head_window, show_change
@@ -29,12 +31,13 @@ from vidinvert.geometry import (
     resample,
     turn_vectors,
 )
-from vidinvert.methods import Method
-from vidinvert.types import FrameBatch, RenderPlan
+from vidinvert.methods import EditPainter, Method
+from vidinvert.types import CompositeMode, FrameBatch, RenderPlan
 
 Sample = TypeVar("Sample", bound=np.unsignedinteger)
 
 STILL = 1 / 64  # pixels: what moves less stays exactly where it is
+REPLACED_FROM = 32.0  # grey levels painted on a crop from which the frame's own detail is gone
 
 
 def render(
@@ -81,6 +84,13 @@ def render(
             pool.shutdown(cancel_futures=True)
 
 
+def choose_composite(plan: RenderPlan, method: Method) -> CompositeMode:
+    """Return the composite that is asked for, or else the method's own."""
+    if plan.composite is not None:
+        return plan.composite
+    return "generated" if isinstance(method, EditPainter) else "warped"
+
+
 @torch.inference_mode()
 def _render_face(
     batch: FrameBatch,
@@ -92,7 +102,8 @@ def _render_face(
     device: torch.device | str,
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     positions = np.flatnonzero(np.isin(face.alignment.indices, batch.indices))
-    if plan.composite != "generated":
+    composite, paints = choose_composite(plan, method), isinstance(method, EditPainter)
+    if composite != "generated" or paints:
         positions = positions[face.strength[positions] > 0]
     if len(positions) == 0:
         return batch.canvas
@@ -102,7 +113,7 @@ def _render_face(
     output = batch.canvas.copy()
     offsets = np.searchsorted(batch.indices, face.alignment.indices[positions])
     matrices = face.alignment.crop_from_frame[positions]
-    if plan.composite == "warped":
+    if composite == "warped":
         shares = _channels_last(visible)
         for k, offset in enumerate(offsets):
             flow, rest = show_change(changes.at(int(positions[k])), shares[k])
@@ -110,21 +121,60 @@ def _render_face(
         return output
     before = face.inversion.latents.w_plus[positions].to(device)
     after = face.edited.at(positions).to(device)
-    if plan.composite == "residual":
+    if composite == "residual":
         change = method.generate(after) - method.generate(before)
         head = torch.from_numpy(head_window(size[0])).to(device)
         layers = head * visible * change * 127.5  # (K, 3, R, R) grey levels to add
     else:
-        _, crops = crop_batch(batch, face.alignment)
-        embedding = method.embed(crops.to(device))
-        image = method.synthesise(embedding, after).image
-        if face.presence is not None:
-            visible = visible * visible.new_tensor(face.presence[positions])[:, None, None, None]
-        layers = torch.cat([visible * (image + 1.0) * 127.5, visible], dim=1)  # (K, 4, R, R)
+        layers = _own_layers(batch, face, positions, method, visible, device)
     painted = _channels_last(layers)
     for k, offset in enumerate(offsets):
         paste(output[offset], painted[k], matrices[k])
     return output
+
+
+def _own_layers(
+    batch: FrameBatch,
+    face: EditedFace,
+    positions: NDArray[np.int64],
+    method: Method,
+    visible: Tensor,
+    device: torch.device | str,
+) -> Tensor:
+    """Return the method's own picture of the edited codes as layers for `paste`, (K, 4, R, R)."""
+    found, crops = crop_batch(batch, face.alignment)
+    crops = crops[torch.from_numpy(np.isin(found, positions))].to(device)
+    steadied = face.inversion.latents.w_plus[positions].to(device)
+    embedding = replace(method.embed(crops), w_plus=steadied)
+    image = method.synthesise(embedding, face.edited.at(positions).to(device)).image
+    if isinstance(method, EditPainter):
+        return lay_over(crops, image, visible)
+    if face.presence is not None:
+        visible = visible * visible.new_tensor(face.presence[positions])[:, None, None, None]
+    return torch.cat([visible * (image + 1.0) * 127.5, visible], dim=1)
+
+
+def lay_over(source: Tensor, painted: Tensor, visible: Tensor) -> Tensor:
+    """Return layers for `paste` that show what was painted on a crop, and touch nothing else.
+
+    The change is added to the frame, so what the crop is too small to hold stays sharp. Where much
+    is changed, that detail is the old picture's and would be a ghost: there the crop replaces it.
+
+    Args:
+        source: the crops, (K, 3, R, R) in [-1, 1].
+        painted: the same, painted on.
+        visible: (K, 1, R, R) in [0, 1].
+
+    Returns:
+        (K, 4, R, R); 0 where nothing is visible, or nothing was painted nearby.
+    """
+    change = painted - source
+    apart = F.avg_pool2d(
+        change.abs().amax(dim=1, keepdim=True), 5, stride=1, padding=2, count_include_pad=False
+    )
+    replaced = visible * (apart * 127.5 / REPLACED_FROM).clamp(0.0, 1.0)
+    levels = 127.5 * (visible * change + replaced * (source + 1.0))
+    return torch.cat([levels, replaced], dim=1)
 
 
 def _channels_last(layers: Tensor) -> NDArray[np.float32]:

@@ -560,7 +560,9 @@ class RenderPlan:
     Attributes:
         composite: `warped` moves the source's own pixels as the edit moves the generated face and
             adds the change that remains; `residual` adds the whole change without moving
-            anything; `generated` shows the generator's picture where the mask lets it.
+            anything; `generated` shows the method's own picture where the mask lets it, and of a
+            method that paints edits on the source what it changed there. None = `generated` for
+            such a method, `warped` for others.
         seam: how the crop's border is hidden.
         feather: width of the soft border, as a share of the crop's side.
         mask_min: masks below this count as 0; raise it where an edit is held back.
@@ -575,7 +577,7 @@ class RenderPlan:
         batch_size: crops per network pass.
     """
 
-    composite: CompositeMode = "warped"
+    composite: CompositeMode | None = None
     seam: SeamMode = "feather"
     feather: float = 0.08
     mask_min: float = 0.0

@@ -72,7 +72,7 @@ def test_no_change_redraws_the_source_itself(bank, images):
     redrawn = redraw(images, own, change, bank.decoder)
     apart = (redrawn - images).abs().amax(dim=(0, 1))
     assert apart[128:136, 128:136].max() > 0
-    assert apart[:32].max() == 0
+    assert apart[:32].max() < 1e-3
     assert redrawn.abs().max() <= 1.0
 
 

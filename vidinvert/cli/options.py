@@ -217,9 +217,8 @@ def add_look_options(parser: argparse.ArgumentParser) -> None:
     look.add_argument(
         "--composite",
         choices=("warped", "residual", "generated"),
-        default="warped",
         help="move the source's pixels as the edit does, add the change to them, or show the "
-        "generator's picture (warped)",
+        "method's own picture (warped; generated with --method diffcam)",
     )
     look.add_argument("--seam", choices=("feather",), default="feather")
     masks = parser.add_argument_group("masks (1 = the source is kept)")

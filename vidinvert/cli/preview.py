@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
 
     from vidinvert.editing import parse_edits
     from vidinvert.media import probe
-    from vidinvert.pipeline import edit_faces, measure_video
+    from vidinvert.pipeline import edit_faces, mask_edits, measure_video
     from vidinvert.preview import PreviewPlan, PreviewTargets, check_targets, write_preview
 
     check_options(options)
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
         )
         written = write_preview(
             analysis,
-            edit_faces(analysis, plans, models.landmarks),
+            edit_faces(mask_edits(analysis, models, plans), plans, models.landmarks),
             method=models.method,
             plans=plans,
             targets=targets,

@@ -8,10 +8,17 @@ import torch
 from torch import Tensor
 
 from vidinvert.errors import PlanError
-from vidinvert.methods import eigen, eigen_encoders, encoder_only, indomain, samm
+from vidinvert.methods import (
+    eigen,
+    eigen_diffcam,
+    eigen_encoders,
+    encoder_only,
+    indomain,
+    samm,
+)
 from vidinvert.types import Embedding, FacePack, Synthesis
 
-__all__ = ["LOADERS", "OPTIONS", "Loader", "Method", "Refiner", "load_method"]
+__all__ = ["LOADERS", "OPTIONS", "EditPainter", "Loader", "Method", "Refiner", "load_method"]
 
 
 class Method(Protocol):
@@ -74,11 +81,26 @@ class Refiner(Protocol):
         ...
 
 
+@runtime_checkable
+class EditPainter(Method, Protocol):
+    """A method that paints edits on the source, and whose mask is of the edit, not of the crop.
+
+    Its `synthesise` gives the embedded crop with the edit from the embedding's codes to `w_plus`;
+    without one, the crop itself and a mask of ones. So the mask can be found only when the edit is
+    known: from the codes alone, for all frames before any is rendered, and steadied as masks are.
+    """
+
+    def find_edit_mask(self, w_plus: Tensor, edited: Tensor) -> Tensor:
+        """Return what an edit between codes (N, L, D) leaves alone: (N, 1, R, R), 1 = keep."""
+        ...
+
+
 Loader = Callable[[FacePack, torch.device, torch.dtype], Method]
 
 # (kind of generator, method) -> what loads it.
 LOADERS: dict[tuple[str, str], Loader] = {
     ("eigen", "samm"): eigen.load,
+    ("eigen", "diffcam"): eigen_diffcam.load,
     ("eigen", "e4e"): eigen_encoders.load_e4e,
     ("eigen", "restyle"): eigen_encoders.load_restyle,
     ("eigen", "indomain"): eigen_encoders.load_indomain,

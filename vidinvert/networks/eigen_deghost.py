@@ -10,10 +10,13 @@ puts out a correction of its input instead of a new picture.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidinvert import images
+from vidinvert.geometry import displace, split_motion
 from vidinvert.networks.autoencoder import (
     DECODER_WIDTHS,
     ENCODER_WIDTHS,
@@ -25,6 +28,7 @@ from vidinvert.networks.eigen import EigenGenerator
 GIVEN_WIDTHS = (96, 48, 32)  # of the encoder's maps at 1/8, 1/4 and 1/2
 MADE_WIDTHS = (96, 64, 48)  # of the decoder's
 LIFTED = 40  # channels that come up from 1/4 to 1/2
+MOTION_BLUR = 3 / 256  # of the picture's side: the flow's smoothing in space
 FULL_DIFFERENCE = 12 / 127.5  # from this difference of the two pictures on a correction is whole
 
 
@@ -121,17 +125,30 @@ def recall(ghosted: Tensor, bank: Bank) -> Recalled:
 
 
 def redraw(source: Tensor, own: Tensor, change: Tensor, decoder: FaceDecoder) -> Tensor:
-    """Paint an edit on source pictures (N, 3, H, W): what it changes, decoded, is added to them.
+    """Paint an edit on source pictures (N, 3, H, W): their pixels are moved as the edit moves them.
+
+    Their latents are decoded with the change and without. Optical flow between the two moves the
+    source's own pixels, which keeps their detail; what flow cannot explain is added. The flow is
+    estimated on the CPU, wherever the networks are, and carries no gradients.
 
     Args:
         source: in [-1, 1].
         own: their latents (N, 32, h, w).
-        change: what the edit changes in the generator's latents; where it is 0 the picture stays.
+        change: what the edit changes in the generator's latents.
         decoder: the pack's.
+
+    Returns:
+        The edited pictures (N, 3, H, W) in [-1, 1], float32, on the device of `source`.
     """
     drawn = decoder(torch.cat([own + change.to(own.dtype), own]))
-    edited, plain = drawn.float().chunk(2)
-    return (source.float() + (edited - plain)).clamp(-1.0, 1.0)
+    after, before = np.split(images.to_uint8(drawn), 2)
+    sources = source.detach().float().permute(0, 2, 3, 1).cpu().numpy()  # (N, H, W, 3)
+    painted = np.empty_like(sources)
+    for n, picture in enumerate(sources):
+        flow, rest = split_motion(before[n], after[n], sigma=MOTION_BLUR * picture.shape[0])
+        moved = displace(np.ascontiguousarray(picture), flow, interpolation="cubic")
+        painted[n] = np.clip(moved + rest / np.float32(127.5), -1.0, 1.0)
+    return torch.from_numpy(painted).permute(0, 3, 1, 2).to(source.device)
 
 
 def fuse(source: Tensor, edited: Tensor, cam: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Pictures of masks: the heat map, and what the networks show of a face."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from vidinvert import images
 from vidinvert.changes import EditedFace, read_pictures
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import dilate
-from vidinvert.methods import Method
-from vidinvert.rendering import paste
+from vidinvert.methods import EditPainter, Method
+from vidinvert.rendering import choose_composite, paste
 from vidinvert.types import FrameBatch, RenderPlan, UInt8Array
 
 HEAT_OPACITY = 0.65  # of the heat map over the frame, where the mask is 1
@@ -120,16 +120,17 @@ def picture_face(
         )
     before = face.inversion.latents.w_plus[positions].to(device)
     after = face.edited.at(positions).to(device)
-    embedding = method.embed(crops.to(device))
+    embedding = replace(method.embed(crops.to(device)), w_plus=before)
     synthesis = method.synthesise(embedding, before)
-    aligned = plan.composite == "generated"
+    own = choose_composite(plan, method) == "generated"
+    aligned = own and not isinstance(method, EditPainter)  # painted on the crop: it is no inversion
     if face.unedited is not None and not aligned:
         inverted = read_pictures(face.unedited, positions)
     else:
         inverted = images.to_uint8(synthesis.image if aligned else method.generate(before))
     later = None
     if edited:
-        later = method.synthesise(embedding, after).image if aligned else method.generate(after)
+        later = method.synthesise(embedding, after).image if own else method.generate(after)
     return FacePictures(
         positions=positions,
         inverted=inverted,

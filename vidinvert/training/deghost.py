@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vidinvert import images as pictures
+from vidinvert.networks.autoencoder import STRIDE
 from vidinvert.networks.diffcam import DiffCam, normalise_map
 from vidinvert.networks.eigen import LatentDiscriminator
 from vidinvert.networks.eigen_deghost import Bank, Deghoster, correctable, fuse, recall, redraw
@@ -46,20 +47,20 @@ class DeghostSettings:
         perceptual_weight: of the SqueezeNet distance, on a quarter of the batch.
         adversarial_weight: of the discriminator's judgement; 0 leaves it out.
         adversarial_from: share of the run from which the discriminator learns and is listened to.
-        cells: side of the window, in latent cells, on which the network is trained; the bank sees
-            the whole picture.
+        cells: side of the window, in latent cells, on which the network is trained: about the
+            picture's middle, where the face is; the bank sees the whole picture.
     """
 
     learning_rate: float = 1.5e-3
     weakest: float = 1.0
     strongest: float = 3.0
     generated_share: float = 0.3
-    even_share: float = 0.3
+    even_share: float = 0.5
     pixel_weight: float = 4.0
     perceptual_weight: float = 0.15
     adversarial_weight: float = 1e-2
     adversarial_from: float = 0.5
-    cells: int = 16
+    cells: int = 20
 
 
 class DeghostRecipe:
@@ -119,10 +120,14 @@ class DeghostRecipe:
         with torch.no_grad():
             recalled = recall(ghosted, self._bank)
         network = cast(Deghoster, self.modules["deghost"])
-        top, left = (int(v) for v in rng.integers(0, real.shape[-1] // 8 - settings.cells + 1, 2))
+        room = real.shape[-1] // STRIDE - settings.cells
+        top, left = (int(v) for v in rng.integers(room // 3, room + 1, 2))
         part = recalled.window(top, left, settings.cells)
         inside = np.s_[
-            :, :, 8 * top : 8 * (top + settings.cells), 8 * left : 8 * (left + settings.cells)
+            :,
+            :,
+            STRIDE * top : STRIDE * (top + settings.cells),
+            STRIDE * left : STRIDE * (left + settings.cells),
         ]
         weight, target = where[inside], real[inside]
         correction = network.correct(part, self._bank.decoder).float()
