@@ -55,7 +55,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
         (["--mask-min", "0.9", "--mask-max", "0.8"], 2, "must lie above --mask-min"),
         (["--start", "3", "--end", "2"], 2, "--end 2 must lie after --start 3"),
         (["--start", "77"], 2, "No frame of talk.mp4 lies between"),
-        (["--method", "diffcam"], 2, "does not run the method 'diffcam'"),
+        (["--method", "psp"], 2, "does not run the method 'psp'"),
         (["--face", "7", "--end", "0.1", "--edit", "age=1"], 2, "face"),
         (["--device", "tpu"], 2, "device 'tpu' is unknown"),
         (["--report", "/nowhere/at/all.json"], 1, "is not a directory"),

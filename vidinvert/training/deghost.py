@@ -38,7 +38,8 @@ class DeghostSettings:
 
     Attributes:
         learning_rate: Adam's, of the network; the discriminator's is a third of it.
-        weakest: smallest strength of an edit.
+        weakest: smallest strength of an edit: half of a faint one is a face as good as any, and
+            tells nothing. Theirs is about 4 of our units.
         strongest: largest.
         generated_share: share of the ghosts whose edited picture is the generator's own, as
             published; the others are the source redrawn, as it is shown.
@@ -52,9 +53,9 @@ class DeghostSettings:
     """
 
     learning_rate: float = 1.5e-3
-    weakest: float = 1.0
-    strongest: float = 3.0
-    generated_share: float = 0.3
+    weakest: float = 2.0
+    strongest: float = 5.0
+    generated_share: float = 0.5
     even_share: float = 0.5
     pixel_weight: float = 4.0
     perceptual_weight: float = 0.15
@@ -191,10 +192,13 @@ class DeghostRecipe:
         moves = torch.from_numpy(sizes).to(self._device)[:, None, None]
         moved = codes + moves * self._directions[which]
         before, after = generator(torch.cat([codes, moved])).latents.chunk(2)
-        edited = redraw(real, own, after - before, decoder)
         plain = torch.from_numpy(generated < self.settings.generated_share).to(self._device)
+        edited = real.clone()
         if plain.any():
             edited[plain] = decoder(after[plain]).float().clamp(-1.0, 1.0)
+        if not plain.all():
+            change = (after - before)[~plain]
+            edited[~plain] = redraw(real[~plain], own[~plain], change, decoder)
         maps = normalise_map(self._diffcam.maps(self._diffcam.activations(before, after)))
         cam = maps[torch.arange(len(real), device=self._device), which][:, None]
         size = (real.shape[2], real.shape[3])
