@@ -16,9 +16,9 @@ from vidinvert.cli import batch, doctor, edit, evaluate, image, models, preview,
 from vidinvert.errors import PlanError, VidinvertError
 from vidinvert.version import VERSION
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "USAGE", "build_parser", "main"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "build_parser", "main"]
 
-DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,11 +36,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 1 failed, 2 usage, 130 interrupted."""
+    """Run one command and return its exit status: 0 done, 1 failed, 2 usage, 130 or 143 ended."""
     options = build_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         return int(options.run(options))
+    except _TerminatedError:
+        print("vidinvert: ended by a signal; nothing was written", file=sys.stderr)
+        return TERMINATED
     except KeyboardInterrupt:
         print("vidinvert: interrupted; nothing was written", file=sys.stderr)
         return INTERRUPTED
@@ -51,9 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _explain(error, debug=getattr(options, "debug", False))
 
 
+class _TerminatedError(KeyboardInterrupt):
+    """The process was asked to end, by SIGTERM; cleaned up after like an interruption."""
+
+
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del number, frame
-    raise KeyboardInterrupt
+    raise _TerminatedError
 
 
 def _explain(error: Exception, *, debug: bool) -> int:

@@ -82,7 +82,9 @@ def run(options: argparse.Namespace) -> int:
     finally:
         bars.close()
     if report is not None:
-        report.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        pending = report.with_name(f".{report.name}.partial")
+        pending.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        pending.replace(report)
     if result["salvage"] is not None:
         print(f"vidinvert: {_word_salvage(result['salvage'])}", file=sys.stderr)
     for what in result["left_out"]:

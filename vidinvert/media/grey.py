@@ -41,6 +41,14 @@ class GreyWriter:
 
     def __enter__(self) -> Self:
         self._file.create()
+        try:
+            self._open()
+        except BaseException:
+            self._file.discard()
+            raise
+        return self
+
+    def _open(self) -> None:
         with encode_errors(self._file.target):
             self._output = av.open(f"file:{self._file.path}", "w", format="matroska")
             rate = self._like.frame_rate
@@ -48,7 +56,6 @@ class GreyWriter:
             self._stream.height, self._stream.width = self._like.size_hw
             self._stream.pix_fmt = "gray"
             self._stream.codec_context.time_base = Fraction(1, 1000)
-        return self
 
     def write(self, picture: UInt8Array) -> None:
         """Write the next picture (H, W).

@@ -1,6 +1,8 @@
 """Write a file so that it is either there whole or not there at all."""
 
+import hashlib
 import os
+import platform
 import secrets
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -78,7 +80,10 @@ class PendingFile:
         with encode_errors(self.target):
             self._check(source, suffixes)
         self.format = MUXERS.get(self.target.suffix.lower(), "")
-        self.path = self.target.parent / f".vidinvert-{secrets.token_hex(6)}.partial"
+        own = f".vidinvert-{_digest(self.target.name)}-{_digest(platform.node())}"
+        self.path = self.target.parent / f"{own}-{os.getpid()}-{secrets.token_hex(4)}.partial"
+        with encode_errors(self.target):
+            _sweep(self.target.parent, own)
         self.create()  # rights do not tell all: read-only discs, quotas, what is no disc
         self.discard()
 
@@ -136,6 +141,30 @@ class PendingFile:
     def discard(self) -> None:
         """Remove the temporary file if it is there."""
         self.path.unlink(missing_ok=True)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:8]
+
+
+def _sweep(directory: Path, own: str) -> None:
+    """Remove what runs on this machine that were killed have left of the same target."""
+    for rest in directory.glob(f"{own}-*.partial"):
+        process = rest.name.removeprefix(f"{own}-").partition("-")[0]
+        if process.isdecimal() and not _lives(int(process)):
+            rest.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    if os.name != "posix":  # there a signal of 0 would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
 
 
 def _sync(path: Path) -> None:
