@@ -1,0 +1,58 @@
+"""No test may reach the network: every connection leaves this machine through here, or fails."""
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+
+def _is_here(address: object) -> bool:
+    """Say whether an address is this machine's own; sockets of files have no address."""
+    if not isinstance(address, tuple) or not address:
+        return True
+    host = str(address[0]).partition("%")[0]
+    if host in ("", "localhost", socket.gethostname()):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback or host in _OWN
+    except ValueError:  # a name that would have to be asked for
+        return False
+
+
+def _own_addresses() -> set[str]:
+    try:
+        return {str(entry[4][0]) for entry in socket.getaddrinfo(socket.gethostname(), None)}
+    except OSError:
+        return set()
+
+
+_OWN = _own_addresses()  # Ray's processes talk to each other by them
+
+
+@pytest.fixture(scope="session", autouse=True)
+def network_guard() -> Iterator[list[str]]:
+    """Refuse connections to other machines; yields those that were tried."""
+    tried: list[str] = []
+    patch = pytest.MonkeyPatch()
+
+    def guarded(original):
+        def connect(self, address):
+            if not _is_here(address):
+                tried.append(repr(address))
+                raise OSError(f"the tests' network guard: {address!r} is another machine")
+            return original(self, address)
+
+        return connect
+
+    for name in ("connect", "connect_ex"):
+        patch.setattr(socket.socket, name, guarded(getattr(socket.socket, name)))
+    yield tried
+    patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_reached_for_the_network(network_guard: list[str]) -> Iterator[None]:
+    before = len(network_guard)
+    yield
+    assert network_guard[before:] == []
