@@ -17,7 +17,8 @@ from vidinvert.plots import plot_points
 TRIED = {
     "gaussian:sigma": (0.03, 0.05, 0.07, 0.09, 0.12), "median:window": (0.1, 0.2, 0.3),
     "savgol:window": (0.25, 0.4, 0.6), "one-euro:cutoff": (8, 4),
-    "bilateral:sigma": (0.06, 0.12), "kalman:time": (0.04, 0.06, 0.08, 0.12)}  # fmt: skip
+    "bilateral:sigma": (0.06, 0.12), "kalman:time": (0.04, 0.055, 0.085, 0.12),
+    "tv:time": (0.02, 0.05, 0.1)}  # fmt: skip
 
 
 def _corners(points, seconds, chosen):  # (T, 5, 2) -> (T, 4, 2), the crop's corners

@@ -18,6 +18,7 @@ import vidinvert
 from stabilizers import StabilizerPlan, parse_filter
 from tests.mini import SAMPLE
 from tests.shared_data import SHARED
+from vidinvert.cli.device import choose_precision, keep_memory
 from vidinvert.cli.options import read_change_filter
 from vidinvert.evaluation import evaluate_video
 
@@ -80,7 +81,8 @@ def main() -> None:
         plan = StabilizerPlan(change=read_change_filter(options.change_smoothing))
     if options.latent_smoothing is not None:
         plan = StabilizerPlan(change=plan.change, latents=parse_filter(options.latent_smoothing))
-    pack = vidinvert.load_pack("mini")
+    keep_memory()
+    pack = vidinvert.load_pack("mini", precision=choose_precision("auto", "cpu"))
     nothing = f"{options.edit.partition('=')[0]}=0"
     print(f"| clip | encoded | {' | '.join(f'{name}, off → on' for name in COLUMNS)} |")
     print("| --- " * (len(COLUMNS) + 2) + "|")

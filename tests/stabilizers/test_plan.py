@@ -2,14 +2,15 @@ import dataclasses
 
 import pytest
 
-from stabilizers import FlowFilter, SimilarityFilter, StabilizerPlan, TemporalFilter
+from stabilizers import FlowFilter, StabilizerPlan, TemporalFilter
 
 
 def test_everything_that_is_measured_is_steadied_by_default():
     plan = StabilizerPlan()
-    assert isinstance(plan.transforms, SimilarityFilter)
+    assert isinstance(plan.transforms, TemporalFilter)
     assert isinstance(plan.latents, TemporalFilter)
     assert isinstance(plan.mask, FlowFilter)
+    assert isinstance(plan.change, FlowFilter)
 
 
 def test_a_plan_cannot_be_changed():
