@@ -161,7 +161,7 @@ def test_a_mean_code_that_is_not_the_encoders_is_refused(tmp_path, files):
          "encoder_type 'GradualStyleEncoder', an encoder of kind psp, expected one of kind e4e"),
         ("e4e", "e4e",
          lambda c: c["state_dict"].update({STEM: torch.ones(16, 6, 3, 3)}),
-         "takes 6 channels, expected 3. A ReStyle encoder takes 6"),
+         "takes 6 channels, expected 3 of e4e. ReStyle encoders take 6"),
         ("samm", "samm", lambda c: c["params_ema"].pop("feats_conv.0.bias"),
          r"1 missing: params_ema\.feats_conv\.0\.bias"),
         ("samm", "samm", lambda c: c["params_ema"].update({"generator.a": torch.ones(1)}),

@@ -163,12 +163,11 @@ PUBLICATIONS = (
     ),
     _drive(
         "featurestyle-ffhq",
-        "FeatureStyle's encoder for faces, and the ArcFace that it reads with",
+        "FeatureStyle's encoder for faces; import a generator of FFHQ first",
         "featurestyle",
         "https://github.com/InterDigitalInc/FeatureStyleEncoder",
         "InterDigital's licence: research only",
         ("143_enc.pth", "1RnnBL77j_Can0dY1KOiXHvG224MxjvzC"),
-        ("backbone.pth", "1coFTz-Kkgvoc_gRT8JFzqCgeC3lAFWQp"),
     ),
     _drive(
         "idinvert-ffhq256",

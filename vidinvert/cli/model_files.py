@@ -11,7 +11,10 @@ from tqdm import tqdm
 
 from vidinvert.cli.options import add_common_options
 
-KINDS = ("stylegan2", "e4e", "samm", "idinvert", "directions")
+KINDS = (
+    *("stylegan2", "e4e", "psp", "restyle", "restyle_e4e", "restyle_psp", "featurestyle"),
+    *("samm", "idinvert", "directions"),
+)
 CHECKED = {
     "published": "as its authors publish it",
     "recorded": "as it was when it was first fetched",

@@ -124,6 +124,7 @@ def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EncoderOnl
             size=pack.crop_size,
             style_width=pack.style_width,
             channels=generator_channels(pack),
+            mapping_layers=int(pack.settings.get("mapping_layers", 8)),
         )
     if generator.style_count != pack.style_count:
         raise CheckpointError(

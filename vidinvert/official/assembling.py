@@ -23,15 +23,24 @@ from vidinvert.version import VERSION
 
 UNKNOWN_LICENCE = "unknown: not stated when it was imported"
 PACK_FILE = "pack.toml"
+NOT_DESCRIBED = ("samm_levels", "content_bias")  # what the files themselves say
 MEAN_SAMPLES = 4096
 
+_WITH_ENCODER = (("encoder",), ("generator", "encoder"))
 # Kind -> parts that it must bring, and the parts that must be there in the end.
 KINDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "stylegan2": (("generator",), ("generator",)),
-    "e4e": (("encoder",), ("generator", "encoder")),
+    "e4e": _WITH_ENCODER,
+    "psp": _WITH_ENCODER,
+    "restyle": _WITH_ENCODER,
+    "restyle_e4e": _WITH_ENCODER,
+    "restyle_psp": _WITH_ENCODER,
+    "featurestyle": _WITH_ENCODER,
     "samm": (("samm",), ("generator", "encoder", "samm")),
     "idinvert": (("generator",), ("generator", "encoder")),  # and VGG16, for optimisation
 }
+# What a description says of its encoder, forgotten when that is replaced.
+ENCODER_FACTS = ("encoder_kind", "trunk_widths", "content_bias", "pyramid_upsampling")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +84,12 @@ def import_files(files: Sequence[Path], target: Path, plan: ImportPlan) -> FaceP
             "Choose another name."
         )
     facts = Facts.of_pack(pack)
+    if plan.overwrite and "encoder" in KINDS[plan.kind][0]:
+        facts.forget(ENCODER_FACTS)
     parts = _collect(files, plan, pack, facts)
+    if "samm" in parts and facts.values.get("encoder_kind") == "e4e":
+        # SAMM's training code carries a copy of e4e that enlarges its pyramid bicubically.
+        facts.add({"pyramid_upsampling": "bicubic"}, str(parts["samm"].path))
     states = check_parts(parts.values(), facts)
     sources = _describe_sources(parts, plan)
     if facts.values["kind"] == "stylegan2":  # others have it in their generator
@@ -268,7 +282,7 @@ def describe(
         name: {"unit": m.unit, "source": m.source, "layers": list(m.layers), "figures": m.figures}
         for name, m in (pack.directions if pack else {}).items()
     }
-    values = {k: v for k, v in facts.values.items() if k != "samm_levels"}
+    values = {k: v for k, v in facts.values.items() if k not in NOT_DESCRIBED}
     return write_pack(
         target,
         name=pack.name if pack else target.name,

@@ -9,7 +9,9 @@ from torch import nn
 from vidinvert.errors import KeyMismatchError
 from vidinvert.networks.backbones import IR50_WIDTHS
 from vidinvert.networks.e4e import E4E
+from vidinvert.networks.featurestyle import FeatureStyleEncoder
 from vidinvert.networks.indomain import DomainGuidedEncoder
+from vidinvert.networks.restyle import ReStyleEncoder
 from vidinvert.networks.samm import SAMM, LevelSpec
 from vidinvert.networks.stylegan1 import Generator1
 from vidinvert.networks.stylegan2 import Generator
@@ -17,6 +19,7 @@ from vidinvert.networks.vgg import Vgg16Features
 
 # Resolution of e4e's taps and the trunk's group that gives their channels, coarse to fine.
 TAPS = ((32, 2), (64, 1), (128, 0), (256, 0))
+CONTENT_SIDE = 16  # where FeatureStyle replaces the generator's features
 
 Values = Mapping[str, Any]
 
@@ -37,14 +40,26 @@ def build_stylegan2(values: Values) -> nn.Module:
         )
 
 
-def build_e4e(values: Values) -> nn.Module:
-    """Build e4e's encoder."""
+def build_encoder(values: Values) -> nn.Module:
+    """Build an encoder of one of the kinds that packs know."""
+    kind, count, widths = values["encoder_kind"], values["style_count"], values["trunk_widths"]
     with torch.device("meta"):
-        return E4E(style_count=values["style_count"], trunk_widths=values["trunk_widths"])
+        if kind == "featurestyle":
+            return FeatureStyleEncoder(
+                style_count=count,
+                style_width=values["style_width"],
+                trunk_widths=widths,
+                content_channels=channels_of(values)[CONTENT_SIDE],
+                content_bias=values["content_bias"],
+            )
+        if kind.startswith("restyle"):
+            deltas = kind == "restyle_e4e"
+            return ReStyleEncoder(style_count=count, trunk_widths=widths, deltas=deltas)
+        return E4E(style_count=count, trunk_widths=widths, deltas=kind == "e4e")
 
 
 def build_samm(values: Values) -> nn.Module:
-    """Build SAMM on e4e."""
+    """Build SAMM on any of the encoders."""
     channels, widths = channels_of(values), values.get("trunk_widths", IR50_WIDTHS)
     taps = [(resolution, group) for resolution, group in TAPS if resolution in channels]
     if len(taps) != values["samm_levels"]:

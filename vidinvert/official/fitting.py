@@ -31,7 +31,15 @@ class Facts:
             known = {"kind": pack.generator, "crop_size": pack.crop_size}
             known |= {"style_count": pack.style_count, "style_width": pack.style_width}
             facts.add(known | dict(pack.settings), str(pack.directory))
+            if pack.generator == "stylegan2" and "encoder" in pack.files:
+                facts.values.setdefault("encoder_kind", "e4e")
+                facts.sources.setdefault("encoder_kind", str(pack.directory))
         return facts
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Drop fields that another file will say anew."""
+        for name in names:
+            self.values.pop(name, None)
 
     def add(self, values: Mapping[str, Any], source: str) -> None:
         """Take over what another file says.

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vidinvert.errors import KeyMismatchError
 from vidinvert.types import Keymap
 
 
@@ -53,3 +54,14 @@ def first_names(tensors: Mapping[str, Tensor]) -> str:
     names = list(tensors)
     more = f", ... ({len(names)} in all)" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more if names else "no tensors"
+
+
+def rows(path: Path, tensor: Tensor) -> Tensor:
+    """Bring a mean code (D,), (1, D), (L, D) or (1, L, D) to (1 or L, D) float32."""
+    squeezed = tensor.float().squeeze()
+    if squeezed.ndim not in (1, 2):
+        raise KeyMismatchError(
+            f"{path}: the mean code (latent_avg) has the shape {tuple(tensor.shape)}, expected "
+            "(D,) or (L, D)."
+        )
+    return squeezed.reshape(-1, squeezed.shape[-1])

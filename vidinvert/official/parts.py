@@ -16,24 +16,14 @@ from vidinvert.checkpoints import (
 )
 from vidinvert.errors import CheckpointError, KeyMismatchError
 from vidinvert.networks import keymaps
-from vidinvert.networks.backbones import IR50_UNITS
 from vidinvert.networks.keymaps_nvidia import stylegan2_ada
 from vidinvert.networks.ops import FIR_TAPS
-from vidinvert.official import indomain_parts
-from vidinvert.official.building import build_e4e, build_samm, build_stylegan2
-from vidinvert.official.part import Part, count, first_names, inverse
+from vidinvert.official import encoder_parts, indomain_parts
+from vidinvert.official.building import build_samm, build_stylegan2
+from vidinvert.official.part import Part, count, first_names, inverse, rows
 from vidinvert.types import Keymap
 
 STYLEGAN3_SIGN = "synthesis.input.weight"
-# What the options of a file call its encoder, and the kind that is.
-ENCODER_TYPES: Mapping[str, str] = {
-    "Encoder4Editing": "e4e",
-    "GradualStyleEncoder": "psp",
-    "BackboneEncoder": "restyle",
-    "ProgressiveBackboneEncoder": "restyle",
-    "ResNetBackboneEncoder": "restyle on ResNet-34",
-    "ResNetProgressiveBackboneEncoder": "restyle on ResNet-34",
-}
 
 
 def read_parts(path: Path, *, kind: str) -> list[Part]:
@@ -61,14 +51,16 @@ def read_parts(path: Path, *, kind: str) -> list[Part]:
         return [indomain_parts.read_stylegan1(path, names)]
     if "block0.conv.weight" in names:
         return [indomain_parts.read_domain_guided_encoder(path, names)]
+    if "content_layer.0.weight" in names:
+        return [encoder_parts.read_featurestyle(path, names)]
     if "layer0.weight" in names:
         return [indomain_parts.read_vgg(path, names)]
     if set(names) in ({"tensor"}, {"latent_avg"}):
         return [_read_mean(path, next(iter(names.values())))]
     raise KeyMismatchError(
         f"{path} holds {first_names(names)}, expected a generator (g_ema.* or synthesis.*), an "
-        "encoder (state_dict.encoder.* or block0.*), SAMM (params_ema.*), VGG16 (layer0.*) or a "
-        "mean code (latent_avg). "
+        "encoder (state_dict.encoder.*, content_layer.* or block0.*), SAMM (params_ema.*), VGG16 "
+        "(layer0.*) or a mean code (latent_avg). "
         "Check that it is an official file, and that KIND is right."
     )
 
@@ -149,7 +141,7 @@ def _read_stylegan2(
         theirs=inverse(keymap),
         facts=_measure_generator(state),
         build=build_stylegan2,
-        w_mean=None if w_mean is None else _rows(path, w_mean),
+        w_mean=None if w_mean is None else rows(path, w_mean),
     )
 
 
@@ -170,51 +162,13 @@ def _measure_generator(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _read_encoder_file(path: Path, checkpoint: Checkpoint, *, kind: str) -> list[Part]:
     """Read an encoder and, where the file has it, the generator it was trained with."""
-    named = checkpoint.options.get("opts.encoder_type")
-    seen = ENCODER_TYPES.get(str(named), str(named)) if named is not None else None
-    wanted = "e4e" if kind == "samm" else kind
-    if seen is not None and seen != wanted:
-        raise KeyMismatchError(
-            f"{path} has opts.encoder_type {named!r}, an encoder of kind {seen}, expected one of "
-            f"kind {wanted}. Import it as that kind, or give the other file."
-        )
     tensors = checkpoint.tensors
-    parts = [_read_e4e(path, tensors)]
+    parts = [encoder_parts.read_encoder(path, checkpoint, kind=kind)]
     theirs = "state_dict.decoder."
     if any(name.startswith(theirs) for name in tensors):
         inside = {name: t for name, t in tensors.items() if name.startswith(theirs)}
         parts.append(_read_stylegan2(path, inside, theirs=theirs, dropped={}, w_mean=None))
     return parts
-
-
-def _read_e4e(path: Path, tensors: Mapping[str, Tensor]) -> Part:
-    theirs = "state_dict.encoder."
-    stem = tensors.get(f"{theirs}input_layer.0.weight")
-    if stem is not None and stem.ndim == 4 and stem.shape[1] != 3:
-        raise KeyMismatchError(
-            f"{path}: {theirs}input_layer.0.weight takes {stem.shape[1]} channels, expected 3. "
-            "A ReStyle encoder takes 6: import it as kind restyle."
-        )
-    style_count = count(tensors, re.escape(theirs) + r"styles\.(\d+)\.linear\.weight")
-    keymap = keymaps.e4e_file(style_count=style_count)
-    if "latent_avg" not in tensors:
-        renames = {k: v for k, v in keymap.renames.items() if k != "latent_avg"}
-        keymap = Keymap(keymap.name, renames, keymap.dropped)
-    state = rename_keys(tensors, keymap, source=str(path))
-    w_mean = state.pop("w_mean", None)
-    starts = [sum(IR50_UNITS[:group]) for group in range(len(IR50_UNITS))]
-    widths = [state[f"encoder.trunk.units.{unit}.conv_out.weight"].shape[0] for unit in starts]
-    return Part(
-        name="encoder",
-        network="e4e encoder",
-        path=path,
-        state=state,
-        theirs=inverse(keymap),
-        facts={"style_count": style_count, "style_width": widths[-1], "trunk_widths": widths},
-        build=build_e4e,
-        prefix="encoder.",
-        w_mean=None if w_mean is None else _rows(path, w_mean),
-    )
 
 
 def _read_samm(path: Path, tensors: Mapping[str, Tensor]) -> Part:
@@ -234,30 +188,18 @@ def _read_samm(path: Path, tensors: Mapping[str, Tensor]) -> Part:
         path=path,
         state=state,
         theirs=inverse(keymap),
-        # SAMM's training code carries a copy of e4e that enlarges its pyramid bicubically.
-        facts={"samm_levels": levels, "bias": bias, "pyramid_upsampling": "bicubic"},
+        facts={"samm_levels": levels, "bias": bias},
         build=build_samm,
     )
 
 
 def _read_mean(path: Path, tensor: Tensor) -> Part:
-    rows = _rows(path, tensor)
+    code = rows(path, tensor)
     return Part(
         name="w_mean",
         network="mean code",
         path=path,
-        state={"w_mean": rows},
+        state={"w_mean": code},
         theirs={"w_mean": "the mean code"},
-        facts={"style_width": rows.shape[1]},
+        facts={"style_width": code.shape[1]},
     )
-
-
-def _rows(path: Path, tensor: Tensor) -> Tensor:
-    """Bring a mean code (D,), (1, D), (L, D) or (1, L, D) to (1 or L, D) float32."""
-    squeezed = tensor.float().squeeze()
-    if squeezed.ndim not in (1, 2):
-        raise KeyMismatchError(
-            f"{path}: the mean code (latent_avg) has the shape {tuple(tensor.shape)}, expected "
-            "(D,) or (L, D)."
-        )
-    return squeezed.reshape(-1, squeezed.shape[-1])
