@@ -21,7 +21,7 @@ COLUMNS = (
     ("methods", "training", "official"),
     ("media", "faces", "networks", "fidelity"),
     ("plots", "images", "geometry", "warps", "checkpoints"),
-    ("types", "errors", "version"),
+    ("types", "errors", "version", "clock"),
 )
 COLUMN_OF = {room: number for number, rooms in enumerate(COLUMNS) for room in rooms}
 PACKAGE_COLUMN = 3  # `vidinvert/__init__.py` hands on the verbs: it sits beside the pipeline

@@ -19,6 +19,7 @@ from stabilizers import (
     smooth_fields,
 )
 from vidinvert import images
+from vidinvert.clock import Clock
 from vidinvert.errors import AnalysisError
 from vidinvert.geometry import (
     blur,
@@ -97,11 +98,13 @@ class ChangeStream:
         device: torch.device | str,
         pool: Executor | None = None,
         ahead: int = 0,
+        clock: Clock | None = None,
     ) -> None:
         self._face, self._method, self._device = face, method, device
         self._batch_size = batch_size
         self._kept: dict[int, Tensor] = {}
         self._pool, self._ahead = pool, ahead
+        self._clock = Clock() if clock is None else clock
         self._coming: dict[int, Future[dict[int, Tensor]]] = {}
         self._links: dict[int, Link] = {}
         self._block = range(0)
@@ -255,7 +258,8 @@ class ChangeStream:
         changes: dict[int, Tensor] = {}
         for k, place in enumerate(shown.tolist()):
             source = None if guide is None else guide[place, 0].numpy()
-            change = measure_change(before[k], after[k], source)
+            with self._clock.measure("measure change"):
+                change = measure_change(before[k], after[k], source)
             if self._side is None:
                 changes[place] = torch.as_tensor(change)
                 continue

@@ -5,10 +5,9 @@ purpose: frames are never kept, so memory does not grow with the clip.
 """
 
 import sys
-import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from stabilizers import Interval, intervals_from_indices
 from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
 from vidinvert.changes import EditedFace, draw_unedited
 from vidinvert.checkpoints import find_pack, load_directions, load_landmark_readout
+from vidinvert.clock import Clock
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
 from vidinvert.editing import apply_edit, apply_motion, fade_at_gaps, parse_edits, total_strength
 from vidinvert.errors import NoFaceError, PlanError
@@ -41,7 +41,7 @@ from vidinvert.media import (
     probe,
     read_ahead,
 )
-from vidinvert.methods import EditPainter, Method, load_method
+from vidinvert.methods import EditPainter, Method, load_method, time_method
 from vidinvert.quality import Rendered, describe_steadiness, split
 from vidinvert.rendering import (
     check_mask_directory,
@@ -92,23 +92,6 @@ class Span:
 
     start_seconds: float = 0.0
     end_seconds: float | None = None
-
-
-@dataclass(slots=True)
-class Clock:
-    """Seconds spent in each stage; the stages that run at once share the wall clock."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def measure(self, stage: str) -> Iterator[None]:
-        """Add the time of the block to a stage."""
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            spent = time.perf_counter() - started
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + spent
 
 
 def load_pack(
@@ -205,7 +188,8 @@ def edit_video(
     if texts:
         plans = replace(plans, edit=parse_edits(texts, pack.directions))
     tell = progress or (lambda stage, done, total: None)
-    clock, started = Clock(), time.perf_counter()
+    clock = Clock()
+    pack = replace(pack, method=time_method(pack.method, clock))
     with clock.measure("probe"):
         info = probe(source, salvage=plans.salvage)
         kept = _read_kept(analysis, info, pack, plans)
@@ -223,50 +207,54 @@ def edit_video(
                 f"{_no_face_message(info, plans)} Such clips are copied with --allow-no-face."
             )
         left_out = copy_clip(info, Path(target), overwrite=overwrite)
-        report = _report(
-            measured, target, pack, plans, clock, started, kept=analysis, steadiness=()
-        )
+        report = _report(measured, target, pack, plans, clock, kept=analysis, steadiness=())
         return report | {"left_out": list(left_out)}
     if save_analysis is not None:
         measured = draw_analysis(measured, pack, plans)
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
     measured = mask_edits(measured, pack, plans)
-    faces = edit_faces(measured, plans, pack.landmarks)
+    with clock.measure("steady"):
+        faces = edit_faces(measured, plans, pack.landmarks)
     steadiness = _describe_steadiness(measured, faces)
     measured = replace(measured, inversions=tuple(face.inversion for face in faces))  # frees memory
     if save_masks is not None:  # only now: a refused clip or output leaves no folder behind
         make_mask_directory(save_masks, overwrite=overwrite)
     rendered = Rendered()
     with clock.measure("render"), writer:
-        batches = read_ahead(
-            decode(
-                info,
-                batch_size=plans.render.batch_size,
-                start=writer.due,
-                stop=frames.stop,
-                stored=True,
-            )
+        frames_read = decode(
+            info,
+            batch_size=plans.render.batch_size,
+            start=writer.due,
+            stop=frames.stop,
+            stored=True,
         )
-        for source_batch, batch in read_ahead(_render_beside(batches, faces, pack, plans)):
+        batches = read_ahead(clock.follow("decode", frames_read))
+        painted = clock.follow("composite", _render_beside(batches, faces, pack, plans, clock))
+        for source_batch, batch in read_ahead(painted):
             rendered.add(source_batch, batch, measured.alignments)
             with clock.measure("encode"):
                 writer.write(batch)
+            clock.mark("first_frame")
             if save_masks is not None:
                 write_masks(save_masks, batch, faces)
             tell("render", int(batch.indices[-1]) + 1 - frames.start, len(frames))
-    report = _report(
-        measured, target, pack, plans, clock, started, kept=analysis, steadiness=steadiness
-    )
+    report = _report(measured, target, pack, plans, clock, kept=analysis, steadiness=steadiness)
     return report | {"quality": rendered.describe(), "left_out": list(writer.left_out)}
 
 
 def _render_beside(
-    batches: Iterable[FrameBatch], faces: list[EditedFace], pack: Models, plans: Plans
+    batches: Iterable[FrameBatch], faces: list[EditedFace], pack: Models, plans: Plans, clock: Clock
 ) -> Generator[tuple[FrameBatch, FrameBatch], None, None]:
     """Yield every batch before and after rendering."""
     sources, shown = split(batches)
     outputs = render(
-        shown, faces, pack.method, plans.render, device=pack.device, workers=pack.workers
+        shown,
+        faces,
+        pack.method,
+        plans.render,
+        device=pack.device,
+        workers=pack.workers,
+        clock=clock,
     )
     with closing(outputs):
         yield from zip(sources, outputs, strict=True)
@@ -399,10 +387,14 @@ def measure_faces(
         chosen = select_tracks(kept.tracks, face or "all", reference=reference)
         return _choose_faces(kept, frames, [track.track_id for track in chosen])
     with clock.measure("detect"):
-        shots, tracks = find_tracks(info, pack, plans, frames=frames, progress=progress)
+        shots, tracks = find_tracks(
+            info, pack, plans, frames=frames, clock=clock, progress=progress
+        )
     chosen = select_tracks(tracks, face or "largest", reference=reference)
     with clock.measure("invert"):
-        return analyse(info, shots, chosen, pack, plans, frames=frames, progress=progress)
+        return analyse(
+            info, shots, chosen, pack, plans, frames=frames, clock=clock, progress=progress
+        )
 
 
 def _choose_faces(kept: Analysis, frames: range, chosen: Sequence[int]) -> Analysis:
@@ -441,15 +433,17 @@ def find_tracks(
     plans: Plans,
     *,
     frames: range,
+    clock: Clock | None = None,
     progress: Progress,
 ) -> tuple[tuple[Interval, ...], tuple[FaceTrack, ...]]:
     """Detect faces and cuts in one pass, and follow every person."""
+    clock = Clock() if clock is None else clock
     shot_detector = ShotDetector()
     detections: list[list[Detection]] = []
     batches = decode(info, batch_size=8, start=frames.start, stop=frames.stop)
-    for batch in read_ahead(batches):
-        shot_detector.add(batch)
-        detections.extend(pack.detector.detect(batch))
+    for batch in read_ahead(_look_for_cuts(clock.follow("decode", batches), shot_detector, clock)):
+        with clock.measure("find faces"):
+            detections.extend(pack.detector.detect(batch))
         progress("detect", len(detections), len(frames))
     shots = shot_detector.shots(info.frame_count)
     tracks = track_faces(detections, seconds=info.seconds, plan=plans.tracking, shots=shots)
@@ -460,6 +454,16 @@ def find_tracks(
     return shots, bridged
 
 
+def _look_for_cuts(
+    batches: Iterable[FrameBatch], detector: ShotDetector, clock: Clock
+) -> Iterator[FrameBatch]:
+    """Pass batches on, beside whoever detects faces in them."""
+    for batch in batches:
+        with clock.measure("find cuts"):
+            detector.add(batch)
+        yield batch
+
+
 def analyse(
     info: VideoInfo,
     shots: tuple[Interval, ...],
@@ -468,12 +472,14 @@ def analyse(
     plans: Plans,
     *,
     frames: range | None = None,
+    clock: Clock | None = None,
     progress: Progress,
 ) -> Analysis:
     """Align and invert tracks in a part of the clip, None = all of it.
 
     Codes and masks stay as they were measured; `edit_faces` steadies them.
     """
+    clock = Clock() if clock is None else clock
     frames = range(info.frame_count) if frames is None else frames
     seconds, steady = info.seconds, plans.stabilizer
     alignments = [
@@ -493,7 +499,7 @@ def analyse(
 
     batches = decode(info, batch_size=plans.render.batch_size, start=first, stop=last)
     inversions = invert(
-        read_ahead(batches),
+        read_ahead(clock.follow("decode", batches)),
         alignments,
         pack.method,
         pack_sha256=pack.pack.sha256,
@@ -685,7 +691,6 @@ def _report(
     pack: Models,
     plans: Plans,
     clock: Clock,
-    started: float,
     *,
     kept: Path | None,
     steadiness: Sequence[Mapping[str, Any]],
@@ -709,10 +714,11 @@ def _report(
                 **steady,
             }
         )
-    stages = dict.fromkeys(("detect", "invert", "render", "encode"), 0.0) | clock.seconds
-    seconds = {stage: round(value, 3) for stage, value in stages.items()}
+    stages = ("probe", "detect", "invert", "render", "encode")
+    seconds = {stage: round(clock.seconds.get(stage, 0.0), 3) for stage in stages}
     seconds["render"] = round(seconds["render"] - seconds["encode"], 3)
-    seconds["total"] = round(time.perf_counter() - started, 3)
+    clock.mark("total")
+    seconds["total"] = round(clock.seconds["total"], 3)
     return {
         "source": str(info.path),
         "output": str(target),
@@ -733,6 +739,7 @@ def _report(
         "device": pack.device,
         "precision": pack.precision,
         "seconds": seconds,
+        "profile": clock.describe(),
         "peak_memory_bytes": peak_memory_bytes(),
         "versions": {"vidinvert": VERSION, "torch": torch.__version__, "numpy": np.__version__},
     }

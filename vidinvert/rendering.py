@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from vidinvert import images
 from vidinvert.changes import ChangeStream, EditedFace, head_window, show_change
+from vidinvert.clock import Clock
 from vidinvert.errors import EncodeError, PlanError
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import (
@@ -48,6 +49,7 @@ def render(
     *,
     device: torch.device | str = "cpu",
     workers: int = 1,
+    clock: Clock | None = None,
 ) -> Generator[FrameBatch, None, None]:
     """Yield the clip's frames with the faces edited; frames without a face pass through.
 
@@ -69,6 +71,7 @@ def render(
                 device=device,
                 pool=pool if workers > 1 else None,
                 ahead=workers,
+                clock=clock,
             )
             for face in faces
         ]

@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tests.reference import published_form
 from tests.reference.align_net import align_reference
 from vidinvert.networks import samm as samm_module
 from vidinvert.networks.ops import prepare, set_precision
@@ -150,6 +151,18 @@ def test_synthesis_returns_a_picture_and_a_field_for_every_level(networks):
         assert field.ood.max() <= 1
     again = synthesise_aligned(generator, samm, w_plus, features, noise=generator.noise)
     assert torch.equal(aligned.image, again.image)
+
+
+@torch.no_grad()
+def test_synthesis_equals_the_published_form(networks):
+    generator, samm = networks
+    w_plus, features = inputs(1)
+    seen = synthesise_aligned(generator, samm, w_plus, features, noise=generator.noise)
+    image, fields = published_form.synthesise(generator, samm, w_plus, features)
+    torch.testing.assert_close(seen.image, image, rtol=1e-3, atol=1e-3)
+    for ours, theirs in zip(seen.fields, fields, strict=True):
+        torch.testing.assert_close(ours.ood, theirs.ood, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(ours.flow, theirs.flow, rtol=1e-3, atol=1e-5)
 
 
 def test_a_batch_equals_its_parts(networks):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from vidinvert.cli.options import (
     plans_from,
     span_from,
 )
+
+PASSES = ("detect", "invert", "render")  # over the whole clip, one after the other
 
 
 def add_parser(commands: Any) -> None:
@@ -44,6 +47,9 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
     coding = add_coding_options(parser)
     coding.add_argument("--save-masks", type=Path, metavar="DIR", help="masks as PNG, white = kept")
     coding.add_argument("--report", type=Path, metavar="FILE.json", help="what was done")
+    coding.add_argument(
+        "--profile", action="store_true", help="print where the run's time went, on stderr"
+    )
     coding.add_argument("--force", action="store_true", help="replace an existing output")
     coding.add_argument("--dry-run", action="store_true", help="say what would be done")
 
@@ -81,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         )
     finally:
         bars.close()
+    if options.profile:
+        print(profile_table(result["profile"], frames=result["frames"]), file=sys.stderr)
     if report is not None:
         pending = report.with_name(f".{report.name}.partial")
         pending.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -103,6 +111,27 @@ def _word_salvage(salvage: dict[str, Any]) -> str:
         f"the clip is damaged: {salvage['frames_kept']} frames kept, {salvage['frames_lost']} lost"
         f"{missing} ({'; '.join(salvage['reasons'])})"
     )
+
+
+def profile_table(profile: Mapping[str, Mapping[str, float]], *, frames: int) -> str:
+    """Draw where a run's time went: the passes over the clip, then the stages beside each other."""
+    events = ("first_frame", "total")
+    whole = max(profile["all"]["cpu_seconds"], 1e-9)
+    lines = [f"{'':18}{'seconds':>9}{'CPU s':>8}{'CPU ms a frame':>16}{'share':>7}"]
+    for stage in PASSES:
+        if stage in profile:
+            lines.append(f"{'pass: ' + stage:18}{profile[stage]['seconds']:9.2f}")
+    for stage, row in profile.items():
+        if stage in (*PASSES, *events):
+            continue
+        cpu = row["cpu_seconds"]
+        lines.append(
+            f"{stage:18}{row['seconds']:9.2f}{cpu:8.2f}{1000 * cpu / max(frames, 1):16.1f}"
+            f"{cpu / whole:7.0%}"
+        )
+    if "first_frame" in profile:
+        lines.append(f"first frames written after {profile['first_frame']['seconds']:.2f} s")
+    return "\n".join(lines)
 
 
 def _dry_run(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from vidinvert.clock import Clock
 from vidinvert.errors import PlanError
 from vidinvert.methods import (
     eigen,
@@ -16,9 +17,19 @@ from vidinvert.methods import (
     indomain,
     samm,
 )
+from vidinvert.methods.timed import TimedMethod
 from vidinvert.types import Embedding, FacePack, Synthesis
 
-__all__ = ["LOADERS", "OPTIONS", "EditPainter", "Loader", "Method", "Refiner", "load_method"]
+__all__ = [
+    "LOADERS",
+    "OPTIONS",
+    "EditPainter",
+    "Loader",
+    "Method",
+    "Refiner",
+    "load_method",
+    "time_method",
+]
 
 
 class Method(Protocol):
@@ -172,3 +183,13 @@ def _read_options(
             )
         settings[known[key]] = int(value)
     return settings
+
+
+def time_method(method: Method, clock: Clock) -> Method:
+    """Return a method that does the same and adds the time of every call to a clock.
+
+    Methods that refine codes or paint edits can more than this passes on and come back as they are.
+    """
+    if isinstance(method, Refiner | EditPainter):
+        return method
+    return TimedMethod(method=method, clock=clock)

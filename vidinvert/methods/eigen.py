@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from vidinvert.checkpoints import fill_module, load_part, select
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
 from vidinvert.networks.eigen import EigenGenerator, restore_bases
-from vidinvert.networks.eigen_samm import align_decoder, eigen_samm, source_features
+from vidinvert.networks.eigen_samm import (
+    align_decoder,
+    eigen_samm,
+    find_fields,
+    source_features,
+)
 from vidinvert.networks.ops import prepare, set_precision
 from vidinvert.networks.samm import SAMM, combine_masks
 from vidinvert.types import Embedding, FacePack, Synthesis
@@ -40,8 +45,8 @@ class EigenSamm:
     def find_mask(self, embedding: Embedding) -> Tensor:
         """Return the mask of the unedited codes, (N, 1, R, R), without rendering a picture."""
         latents = self.generator(embedding.w_plus).latents.to(self.dtype)
-        aligned = align_decoder(self.decoder, self.samm, latents, embedding.features)
-        return combine_masks(aligned.fields, size=self.crop_size)
+        fields = find_fields(self.decoder, self.samm, latents, embedding.features)
+        return combine_masks(fields, size=self.crop_size)
 
     def synthesise(self, embedding: Embedding, w_plus: Tensor) -> Synthesis:
         """Render codes (N, L, D), aligned to the embedded crops."""

@@ -80,7 +80,8 @@ class EigenBasis(nn.Module):
         for level, (cells, count) in enumerate(zip(LEVEL_CELLS, components, strict=True)):
             size = channels * cells * cells
             self.register_buffer(f"mean_{level}", torch.zeros(size))
-            self.register_buffer(f"basis_{level}", torch.zeros(count, size))
+            # Not zeroed, which would take as long as reading the rows from a file.
+            self.register_buffer(f"basis_{level}", torch.empty(count, size))
             self.register_buffer(f"sigma_{level}", torch.ones(count))
 
     def level(self, level: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -146,9 +147,10 @@ class EigenBasis(nn.Module):
         brief: list[BriefLevel] = []
         for level in range(len(self.components)):
             _, basis, _ = self.level(level)
-            step = basis.abs().amax(dim=1).clamp_min(1e-12) / 127.0
-            brief.append(BriefLevel((basis / step[:, None]).bfloat16().T.contiguous(), step))
+            step = torch.linalg.vector_norm(basis, torch.inf, dim=1).clamp_min(1e-12) / 127.0
             setattr(self, f"basis_{level}", basis.new_zeros(0, basis.shape[1]))
+            columns = basis.div_(step[:, None]).bfloat16().T.contiguous()
+            brief.append(BriefLevel(columns, step))
         self.brief = tuple(brief)
 
 
@@ -176,7 +178,7 @@ def restore_bases(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         match = BASIS_NAME.fullmatch(name)
         if match is not None and value.dtype == torch.int8:
-            value = value.float() * state[f"{match[1]}scale_{match[2]}"].float()[:, None]
+            value = value.float().mul_(state[f"{match[1]}scale_{match[2]}"].float()[:, None])
         if SCALE_NAME.fullmatch(name) is None:
             restored[name] = value
     return restored

@@ -18,7 +18,7 @@ from vidinvert.networks.autoencoder import (
     EncoderFeatures,
     FaceDecoder,
 )
-from vidinvert.networks.samm import SAMM, Field, LevelSpec
+from vidinvert.networks.samm import SAMM, Field, Level, LevelSpec
 
 WARP_SCALE = 0.08
 COMPARED = (64, 40, 16)  # channels in which each level compares, coarse to fine
@@ -82,3 +82,22 @@ def align_decoder(
             x, field = samm.levels[index](x, features[index], fields[-1] if fields else None)
             fields.append(field)
     return AlignedFeatures(x, tuple(fields))
+
+
+def find_fields(
+    decoder: FaceDecoder, samm: SAMM, latents: Tensor, features: Sequence[Tensor]
+) -> tuple[Field, ...]:
+    """Return the fields of `align_decoder`; what the last one would align is left as it is."""
+    *coarse, finest = (decoder.stage_eighth, decoder.stage_quarter, decoder.stage_half)[
+        : len(samm.levels)
+    ]
+    x = latents
+    fields: list[Field] = []
+    for index, stage in enumerate(coarse):
+        x, field = samm.levels[index](stage(x), features[index], fields[-1] if fields else None)
+        fields.append(field)
+    last = samm.levels[-1]
+    assert isinstance(last, Level)
+    previous = fields[-1] if fields else None
+    fields.append(last.find_field(finest(x), features[len(coarse)], previous))
+    return tuple(fields)

@@ -238,17 +238,25 @@ class Level(nn.Module):
         Returns:
             The aligned features, and the field that aligned them.
         """
+        field = self.find_field(x, features, previous)
+        return self._align(x, field), field
+
+    def find_field(self, x: Tensor, features: Tensor, previous: Field | None) -> Field:
+        """Return the field of `forward` without the last alignment."""
         source = self.align.read_source(self.features(features.to(x.dtype)))
-        aligned, field = x, None
+        field: Field | None = None
         for cycle in range(self.cycles):
+            aligned = x if field is None else self._align(x, field)
             seen = aligned if self.reduce is None else self.reduce(aligned)
             field = self._accumulate(field, self.align(seen, source))
             if cycle == self.cycles - 1 and previous is not None:
                 field = Field(flow=field.flow, ood=refine_mask(previous.ood, field.ood))
-            warped = warp(x, field.flow, align_corners=self.align_corners)
-            aligned = torch.lerp(x, warped.to(x.dtype), field.ood.to(x.dtype))
         assert field is not None
-        return aligned, field
+        return field
+
+    def _align(self, x: Tensor, field: Field) -> Tensor:
+        warped = warp(x, field.flow, align_corners=self.align_corners)
+        return torch.lerp(x, warped.to(x.dtype), field.ood.to(x.dtype))
 
     def _accumulate(self, field: Field | None, step: Field) -> Field:
         if field is None:
