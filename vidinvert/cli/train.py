@@ -25,11 +25,13 @@ STAGES = (
     "detector",
 )
 ENCODERS = ("e4e", "restyle", "indomain", "force-indomain")  # of the other methods
+STYLEGAN2 = ("stylegan2", "stylegan2-encoder")  # of a pack of the other kind
 ORDERS = {  # what a word on the command line runs
-    **{stage: (stage,) for stage in (*STAGES, *ENCODERS)},
+    **{stage: (stage,) for stage in (*STAGES, *ENCODERS, *STYLEGAN2)},
     "encoder": ("autoencoder", "codes"),  # our packs' encoder: the autoencoder's, then closed form
     "pack": (*STAGES, *ENCODERS, "assemble"),
     "assemble": ("assemble",),
+    "stylegan2-pack": ("stylegan2-pack",),
 }
 TOGETHER = (  # what several processes share
     "autoencoder",
@@ -39,6 +41,7 @@ TOGETHER = (  # what several processes share
     "deghost",
     "detector",
     *ENCODERS,
+    *STYLEGAN2,
 )
 # What a stage leaves behind when it is done: `pack` does not do it again.
 RESULTS = {
@@ -62,6 +65,8 @@ PRESETS: dict[str, dict[str, tuple[int, int]]] = {
         "diffcam": (40_000, 16),
         "deghost": (60_000, 8),
         **dict.fromkeys(ENCODERS, (60_000, 8)),
+        "stylegan2": (2_000_000, 16),
+        "stylegan2-encoder": (200_000, 8),
     },
     "mini-256": {
         "autoencoder": (4_000_000, 64),
@@ -70,6 +75,8 @@ PRESETS: dict[str, dict[str, tuple[int, int]]] = {
         "diffcam": (100_000, 64),
         "deghost": (400_000, 32),
         **dict.fromkeys(ENCODERS, (400_000, 32)),
+        "stylegan2": (25_000_000, 32),
+        "stylegan2-encoder": (1_600_000, 8),
     },
 }
 MINUTES = {
@@ -79,6 +86,8 @@ MINUTES = {
     "diffcam": 8.0,
     "deghost": 15.0,
     "detector": 25.0,
+    "stylegan2": 600.0,
+    "stylegan2-encoder": 240.0,
 } | dict.fromkeys(ENCODERS, 10.0)
 
 
@@ -89,6 +98,7 @@ def add_parser(commands: Any) -> None:
         help="train a face pack of your own, stage by stage",
         description="Train a face pack. The stages, in their order: " + ", ".join(STAGES) + ". "
         "Then the encoders of the other methods, in any order: " + ", ".join(ENCODERS) + ". "
+        "A pack with a StyleGAN2: " + ", ".join(STYLEGAN2) + ", then stylegan2-pack. "
         "Each continues from its checkpoint if it was interrupted. `pack` runs those that are not "
         "done and puts the pack together, `assemble` does only that. Started by torchrun, "
         "all but `codes` and `directions` use a process a device.",
@@ -109,6 +119,9 @@ def add_parser(commands: Any) -> None:
         metavar="PACK",
         help="go on from the autoencoder and the detector of this pack; `directions`, `diffcam`, "
         "`deghost`, the encoders and `assemble` take from it what the work folder lacks",
+    )
+    parser.add_argument(
+        "--size", type=int, choices=(64, 128, 256), default=64, help="of stylegan2's pictures (64)"
     )
     parser.add_argument("--preset", choices=sorted(PRESETS), default="mini")
     parser.add_argument("--minutes", type=number(0.05), help="wall time of the stage")
@@ -246,6 +259,8 @@ def _run_stage(
             return edit_stages.train_deghost(
                 work, faces, helpers, schedule, start=start, device=device, progress=bar.step
             )
+        if stage in STYLEGAN2:
+            return _run_stylegan2(stage, options, faces, helpers, schedule, device, bar)
         if stage in ENCODERS:
             return encoder_stage.train_encoder(
                 stage,
@@ -261,6 +276,23 @@ def _run_stage(
         return recipe(work, faces, helpers, schedule, device=device, progress=bar.step)
     finally:
         bar.close()
+
+
+def _run_stylegan2(
+    stage: str,
+    options: argparse.Namespace,
+    faces: Any,
+    helpers: Any,
+    schedule: Any,
+    device: str,
+    bar: "_Bar",
+) -> Mapping[str, Any]:
+    from vidinvert.training import stylegan2_stages
+
+    work: Path = options.output
+    return stylegan2_stages.train_stylegan2(
+        work, faces, helpers, schedule, size=options.size, device=device, progress=bar.step
+    )
 
 
 class _Bar:
