@@ -41,6 +41,7 @@ td.number {{ text-align: right; }}
 tr.failed td {{ background: #fff1f0; }}
 img {{ display: block; max-height: 180px; }}
 code {{ overflow-wrap: anywhere; }}
+td:first-child {{ min-width: 14em; }}
 </style>
 </head>
 <body>

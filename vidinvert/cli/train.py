@@ -206,6 +206,7 @@ def _run_stage(
     from vidinvert.cli.device import choose_device, choose_precision
     from vidinvert.training import edit_stages, encoder_stage, motion_stage, pack, stages
     from vidinvert.training.loop import Schedule
+    from vidinvert.training.stylegan2_stages import write_stylegan2_pack
 
     work: Path = options.output
     device = choose_device(options.device)
@@ -226,6 +227,9 @@ def _run_stage(
             return motion_stage.fit_motions(work, faces, helpers)
         if stage == "assemble":
             return {"sha256": pack.write_mini(work, faces, start=start).sha256}
+        if stage == "stylegan2-pack":
+            made = write_stylegan2_pack(work, faces, helpers, start=start or find_pack("mini"))
+            return {"sha256": made.sha256, "directions": sorted(made.directions)}
         minutes = options.minutes or MINUTES[stage]
         if stage == "detector":
             return pack.train_detector_stage(
@@ -290,8 +294,12 @@ def _run_stylegan2(
     from vidinvert.training import stylegan2_stages
 
     work: Path = options.output
-    return stylegan2_stages.train_stylegan2(
-        work, faces, helpers, schedule, size=options.size, device=device, progress=bar.step
+    if stage == "stylegan2":
+        return stylegan2_stages.train_stylegan2(
+            work, faces, helpers, schedule, size=options.size, device=device, progress=bar.step
+        )
+    return stylegan2_stages.train_stylegan2_encoder(
+        work, faces, helpers, schedule, device=device, progress=bar.step
     )
 
 

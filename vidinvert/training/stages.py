@@ -256,7 +256,7 @@ def fit_edit_directions(
     }
     fitted = {name: f for name, f in fitted.items() if f.correlation >= MIN_CORRELATION}
     fitted |= _move(fitted, faces, landmarks, values, basis, encoder)
-    _write_directions(fitted, work / "directions")
+    write_directions(fitted, work / "directions")
     judged = [name for name in plain if name in fitted]
     judged += [name for name in values if name not in {*judged, *attributes.COMPOUND_ATTRIBUTES}]
     np.savez(
@@ -330,7 +330,8 @@ def _codes_of(basis: EigenBasis, latents: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def _write_directions(fitted: Mapping[str, attributes.FittedDirection], target: Path) -> None:
+def write_directions(fitted: Mapping[str, attributes.FittedDirection], target: Path) -> None:
+    """Write fitted directions: their vectors, and in `directions.json` what a pack says of them."""
     target.mkdir(parents=True, exist_ok=True)
     vectors = {name: item.direction.vector for name, item in fitted.items()}
     save_file(_contiguous(vectors), target / "directions.safetensors")

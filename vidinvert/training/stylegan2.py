@@ -54,7 +54,7 @@ class StyleGAN2Settings:
     style_width: int = 256
     widest: int = 128
     capacity: int = 2048
-    mapping_layers: int = 4
+    mapping_layers: int = 8
     learning_rate: float = 2.5e-3
     r1: float | None = None
     r1_every: int = 16
@@ -78,14 +78,15 @@ class StyleGAN2Settings:
 def settings_for(size: int) -> StyleGAN2Settings:
     """Return networks that suit a size: at 256 px the published one, for a big GPU."""
     if size == 256:
-        return StyleGAN2Settings(
-            size=size, style_width=512, widest=512, capacity=32_768, mapping_layers=8
-        )
+        return StyleGAN2Settings(size=size, style_width=512, widest=512, capacity=32_768)
     return StyleGAN2Settings(size=size, widest=2 * size, capacity=32 * size)
 
 
 class TrainingState(nn.Module):
     """What the losses remember between steps, in buffers, so that a checkpoint holds it."""
+
+    path_length: Tensor
+    augmentation: Tensor
 
     def __init__(self) -> None:
         super().__init__()
