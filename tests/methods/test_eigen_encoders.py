@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,9 +11,16 @@ from vidinvert import images
 from vidinvert.checkpoints import write_pack
 from vidinvert.errors import KeyMismatchError, MissingError
 from vidinvert.methods import load_method
+from vidinvert.methods.eigen_encoders import OPTIMISATION, EigenEncoders
 from vidinvert.networks.eigen_encoder import LatentEncoder, encode, refine_from_average
 
 NAMES = ("e4e", "restyle", "indomain", "force-indomain")
+
+
+def load(pack, name, *, dtype=torch.float32):
+    method = load_method(pack, method=name, dtype=dtype)
+    assert isinstance(method, EigenEncoders)
+    return method
 
 
 def write_encoder_pack(directory, *, names=NAMES, maps=None):
@@ -53,9 +62,9 @@ def crops():
 
 
 @pytest.mark.parametrize("name", NAMES)
-@torch.inference_mode()
+@torch.no_grad()
 def test_two_calls_invert_and_render_and_nothing_is_kept(pack, crops, name):
-    method = load_method(pack, method=name)
+    method = load(pack, name)
     embedding = method.embed(crops)
     assert embedding.w_plus.shape == (2, 4, 8)
     assert embedding.w_plus.dtype == torch.float32
@@ -69,10 +78,10 @@ def test_two_calls_invert_and_render_and_nothing_is_kept(pack, crops, name):
     torch.testing.assert_close(alone, embedding.w_plus, rtol=0, atol=1e-4)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def test_restyle_takes_five_steps_and_the_others_one_pass(pack, crops):
     for name in NAMES:
-        method = load_method(pack, method=name)
+        method = replace(load(pack, name), optimisation=None)
         latents = method.encoder(crops.contiguous(memory_format=torch.channels_last)).latents
         if name == "restyle":
             expected = refine_from_average(method.inverter, method.generator, latents, steps=5)
@@ -81,7 +90,27 @@ def test_restyle_takes_five_steps_and_the_others_one_pass(pack, crops):
         torch.testing.assert_close(method.embed(crops).w_plus, expected, rtol=0, atol=1e-5)
 
 
-@torch.inference_mode()
+@torch.no_grad()
+def test_in_domain_optimises_its_encoders_codes_and_force_in_domain_when_asked(pack, crops):
+    found = load(pack, "indomain")
+    assert found.optimisation == OPTIMISATION
+    encoded = replace(found, optimisation=None).embed(crops).w_plus
+    latents = found.encoder(crops.contiguous(memory_format=torch.channels_last)).latents
+
+    def missed(codes):
+        return (found.generator(codes).latents - latents).square().mean(dim=(1, 2, 3))
+
+    with torch.inference_mode():  # as clips are inverted
+        optimised = found.embed(crops).w_plus
+    assert (missed(optimised) < missed(encoded)).all()
+    assert load(pack, "force-indomain").optimisation is None
+    asked = replace(pack, settings={**pack.settings, "invert_steps": 3})
+    assert load(asked, "force-indomain").optimisation == replace(OPTIMISATION, steps=3)
+    none = replace(pack, settings={**pack.settings, "invert_steps": 0})
+    assert load(none, "indomain").optimisation is None
+
+
+@torch.no_grad()
 def test_it_runs_in_bfloat16_with_codes_in_float32(pack, crops):
     exact = load_method(pack, method="restyle").embed(crops).w_plus
     found = load_method(pack, method="restyle", dtype=torch.bfloat16).embed(crops).w_plus
