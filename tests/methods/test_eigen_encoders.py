@@ -104,10 +104,9 @@ def test_in_domain_optimises_its_encoders_codes_and_force_in_domain_when_asked(p
         optimised = found.embed(crops).w_plus
     assert (missed(optimised) < missed(encoded)).all()
     assert load(pack, "force-indomain").optimisation is None
-    asked = replace(pack, settings={**pack.settings, "invert_steps": 3})
-    assert load(asked, "force-indomain").optimisation == replace(OPTIMISATION, steps=3)
-    none = replace(pack, settings={**pack.settings, "invert_steps": 0})
-    assert load(none, "indomain").optimisation is None
+    asked = load(pack, "force-indomain:steps=3")
+    assert asked.optimisation == replace(OPTIMISATION, steps=3)
+    assert load(pack, "indomain:steps=0").optimisation is None
 
 
 @torch.no_grad()

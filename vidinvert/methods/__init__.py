@@ -128,6 +128,8 @@ LOADERS: dict[tuple[str, str], Loader] = {
 OPTIONS: dict[tuple[str, str], dict[str, str]] = {
     ("stylegan2", "samm"): {"cycles": "cycles"},
     ("stylegan1", "indomain"): {"steps": "invert_steps"},
+    ("eigen", "indomain"): {"steps": "invert_steps"},
+    ("eigen", "force-indomain"): {"steps": "invert_steps"},
 }
 LARGEST_OPTION = 10_000
 
