@@ -89,7 +89,7 @@ def measure_faces(bench: Bench, models: vidinvert.Models) -> dict[str, float]:
         missed = (again - direction - codes).flatten(1).norm(dim=1)
         found = {
             "psnr": psnr(shown, source),
-            "psnr_background": psnr(shown[..., background], source[..., background]),
+            "psnr_background": psnr(shown[..., background, None], source[..., background, None]),
             "sq": np.array([float(bench.perceptual.distance(shown, source))] * len(source)),
             "identity": (bench.identity(images.to_uint8(shown)) * known[part]).sum(axis=1),
             "lec": missed.double().numpy(),
@@ -132,18 +132,17 @@ def measure_clips(bench: Bench, models: vidinvert.Models, seconds: float) -> dic
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / "edited.mp4"
             started = time.process_time()
-            report = vidinvert.edit_video(
-                clip, target, edits=f"{EDIT}={STRENGTH:g}", pack=models, span=span
-            )
+            vidinvert.edit_video(clip, target, edits=f"{EDIT}={STRENGTH:g}", pack=models, span=span)
             spent = time.process_time() - started
-            face = evaluate_video(
+            report = evaluate_video(
                 clip,
                 target,
                 detector=models.detector,
                 end_seconds=seconds,
                 recognition=bench.shared / "models" / "identity" / "mobilefacenet.onnx",
                 landmarks=bench.shared / "models" / "landmarks" / "pfld_68.onnx",
-            ).report["faces"][0]
+            ).report
+            face = report["faces"][0]
         rows.append(
             {
                 "tl_id": face["tl_id"],
