@@ -248,13 +248,17 @@ def apply_motion(
 
 
 def _close_at_most(landmarks: NDArray[np.float64], moves: NDArray[np.float64]) -> NDArray[Any]:
-    """Let lids and lips (T, 68, 2) meet at most: moved past each other, the picture would fold."""
+    """Let lids and lips (T, 68, 2) come near each other and never cross: a picture would fold.
+
+    A gap g that c would close becomes g exp(-c / g): c is done in full while it is small.
+    """
     down = landmarks[:, CHIN] - landmarks[:, BRIDGE]
     down = down / np.maximum(np.linalg.norm(down, axis=1, keepdims=True), 1e-9)  # (T, 2)
     gap = ((landmarks[:, LOWER] - landmarks[:, UPPER]) * down[:, None]).sum(axis=2)
-    closing = ((moves[:, UPPER] - moves[:, LOWER]) * down[:, None]).sum(axis=2)  # (T, pairs)
-    beyond = np.maximum(closing - np.maximum(gap, 0.0), 0.0) * (closing > 0)
-    back = 0.5 * beyond[..., None] * down[:, None]
+    gap = np.maximum(gap, 1e-9)  # (T, pairs)
+    closing = ((moves[:, UPPER] - moves[:, LOWER]) * down[:, None]).sum(axis=2)
+    done = np.where(closing > 0, -gap * np.expm1(-np.maximum(closing, 0.0) / gap), closing)
+    back = 0.5 * (closing - done)[..., None] * down[:, None]
     limited = moves.copy()
     limited[:, UPPER] -= back
     limited[:, LOWER] += back
