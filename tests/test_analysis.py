@@ -174,3 +174,14 @@ def test_an_analysis_is_written_whole_and_replaces_nothing_unasked(kept, pack, t
 def test_the_checksum_is_that_of_the_content(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc").startswith("ba7816bf8f01cfea")
+
+
+def test_a_damaged_picture_of_an_analysis_is_refused_and_not_a_crash(kept, pack):
+    """Found by fuzzing: a wrong byte within what is compressed is an error of zlib's own."""
+    path, analysis = kept
+    content = bytearray(path.read_bytes())
+    place = len(content) // 2
+    content[place : place + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    with pytest.raises(AnalysisError, match="cannot be read as an analysis"):
+        read_analysis(path, info=analysis.info, pack=pack, method="samm", plans=Plans())

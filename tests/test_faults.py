@@ -141,8 +141,20 @@ def run_edit(target, *more, **options):
     command = [sys.executable, "-m", "vidinvert", "edit", str(SAMPLE), "-o", str(target)]
     command += ["--edit", "smile=2", "--end", "0.4", "--threads", "1", "--precision", "fp32", *more]
     return subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **options
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell's background jobs, and what they start, ignore SIGINT.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
     )
+
+
+def ended(process):
+    """Wait for a run and return its exit status."""
+    process.communicate(timeout=300)
+    return process.returncode
 
 
 @pytest.mark.slow
@@ -151,7 +163,7 @@ def test_killed_runs_leave_no_broken_file_and_the_next_one_cleans_up(tmp_path):
     target, kept = tmp_path / "out.mp4", tmp_path / "kept.npz"
     started = time.monotonic()
     undisturbed = run_edit(tmp_path / "good.mp4")
-    assert undisturbed.wait(timeout=300) == 0
+    assert ended(undisturbed) == 0
     usual = time.monotonic() - started
     draw = random.Random(8)
     for _ in range(8):
@@ -164,7 +176,7 @@ def test_killed_runs_leave_no_broken_file_and_the_next_one_cleans_up(tmp_path):
                 assert path.stat().st_size > 1000
                 path.unlink()
         assert len(list(tmp_path.glob("*.partial"))) <= 2  # of this run alone
-    assert run_edit(target, "--save-analysis", str(kept)).wait(timeout=300) == 0
+    assert ended(run_edit(target, "--save-analysis", str(kept))) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["good.mp4", "kept.npz", "out.mp4"]
     np.testing.assert_array_equal(read_clip(target)[0], read_clip(tmp_path / "good.mp4")[0])
 

@@ -11,6 +11,7 @@ where the codes are steadied otherwise.
 import hashlib
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -177,6 +178,20 @@ def read_analysis(
         raise _damaged(path, error) from error
 
 
+# What numpy and zipfile raise for a file that is no archive, a damaged, encrypted or huge one.
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def _load(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     if not path.is_file():
         raise AnalysisError(
@@ -189,7 +204,7 @@ def _load(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(str(arrays["header"]))
         schema = header["schema"]
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _UNREADABLE as error:
         raise _damaged(path, error) from error
     if schema != SCHEMA:
         raise AnalysisError(

@@ -206,10 +206,11 @@ def edit_video(
             raise NoFaceError(
                 f"{_no_face_message(info, plans)} Such clips are copied with --allow-no-face."
             )
-        left_out = copy_clip(info, Path(target), overwrite=overwrite)
-        report = _report(measured, target, pack, plans, clock, kept=analysis, steadiness=())
-        return report | {"left_out": list(left_out)}
-    if save_analysis is not None:
+        if info.salvage is None:  # else its packets are not all whole
+            left_out = copy_clip(info, Path(target), overwrite=overwrite)
+            report = _report(measured, target, pack, plans, clock, kept=analysis, steadiness=())
+            return report | {"left_out": list(left_out)}
+    if save_analysis is not None and measured.tracks:
         measured = draw_analysis(measured, pack, plans)
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
     measured = mask_edits(measured, pack, plans)

@@ -162,6 +162,7 @@ def test_a_span_takes_its_sound_with_it(clip_file, tmp_path, start, stop):
     assert abs((ours[0].seconds - times(after)[0]) - offset) <= Fraction(1, 1000)
 
 
+@pytest.mark.promise(20)
 def test_the_mark_is_put_in_front_of_a_comment(clip_file, tmp_path):
     source = clip_file(
         Clip(options=X264, metadata={"comment": "by the lake", "title": "Holiday", "artist": "A"})
@@ -174,6 +175,17 @@ def test_the_mark_is_put_in_front_of_a_comment(clip_file, tmp_path):
     rewrite(source, tmp_path / "plain.mp4", settings=plain, comment="Edited with vidinvert 1")
     with av.open(str(tmp_path / "plain.mp4")) as container:
         assert container.metadata["comment"] == "by the lake"
+
+
+@pytest.mark.promise(20)
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv", ".webm"])
+def test_the_mark_is_read_again_in_every_container(clip_file, tmp_path, suffix):
+    settings = EncodeSettings(preset="8" if suffix == ".webm" else "ultrafast")
+    source = clip_file(MATRIX["cfr_25"])
+    rewrite(source, tmp_path / f"a{suffix}", settings=settings, comment="Edited with vidinvert 1")
+    with av.open(str(tmp_path / f"a{suffix}")) as container:
+        tags = {key.lower(): value for key, value in container.metadata.items()}
+    assert tags["comment"] == "Edited with vidinvert 1"
 
 
 def test_subtitles_and_chapters_are_carried_over(tmp_path):
