@@ -87,7 +87,7 @@ class Salvage:
     """What was found of a damaged clip.
 
     `places` (T,): which of the frames that it decodes to are whole; `lost_frames`: pictures that
-    were found in the file and are not; `missing_seconds`: how much the file stops early;
+    the file holds or announces and that are not whole; `missing_seconds`: how early the file stops;
     `reasons`: the signs of damage, each with how often it was seen.
     """
 

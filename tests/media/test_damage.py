@@ -5,7 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.clips import X264, Clip, Sound, damaged, read_numbers, sound_packets, write_clip
+from tests.clips import (
+    X264,
+    Clip,
+    Sound,
+    damaged,
+    read_numbers,
+    sound_packets,
+    truncated,
+    write_clip,
+)
 from tests.media.kinds import KINDS
 from vidinvert.errors import DecodeError, OpenError
 from vidinvert.media import VideoWriter, decode, probe
@@ -139,6 +148,15 @@ def test_a_damaged_packet_costs_the_frames_up_to_the_next_key_frame(clip_file, t
     assert read_numbers(pictures(after)) == [*range(13), *range(20, 40)]
     assert after.seconds.tolist() == info.seconds.tolist()  # the sound stays beside its pictures
     assert sound_packets(target) == sound_packets(path)
+
+
+def test_pictures_that_only_the_index_knows_are_counted_as_lost(tmp_path):
+    clip = Clip(frame_count=60, options={**X264, "g": "10"}, container_options=FRONT[".mp4"])
+    path = truncated(write_clip(tmp_path, clip))
+    info = probe(path, salvage=True)
+    assert info.salvage is not None
+    assert 0 < info.frame_count < 60
+    assert info.salvage.lost_frames == 60 - info.frame_count
 
 
 def test_a_whole_clip_has_nothing_to_salvage(clip_file):

@@ -78,6 +78,7 @@ def survey(path: Path, *, max_pixels: int) -> Survey:
             # What is missing lies in the piece before the one that does not begin where it should.
             from_packet = max(0, min(behind, default=len(packets)) - 1)
             signs.add(f"the file's structure breaks at {broken.where}", from_packet)
+        announced = stream.frames  # 0 where the header does not count them
         codec = stream.codec_context.codec.canonical_name
         base = float(stream.time_base or 0)
         ends = max(((m.pts or 0) + m.duration for m in moments), default=0) * base
@@ -90,7 +91,8 @@ def survey(path: Path, *, max_pixels: int) -> Survey:
             f"{shown(path)} holds no frame that is whole, expected one at least; "
             "get an undamaged copy"
         )
-    lost = sum(packet.shown for packet in packets) - len(kept)
+    hidden = sum(not packet.shown for packet in packets)
+    lost = max(len(packets), announced if signs.reasons else 0) - hidden - len(kept)
     if not signs.reasons and (lost <= 0 or codec not in ONE_FRAME_A_PACKET):
         return Survey(moments=tuple(moments), first=first, salvage=None)
     salvage = Salvage(
