@@ -63,9 +63,9 @@ def warp_back(
     grid = torch.stack(
         [(x + flow_ab[:, 0]) * scale_x - 1.0, (y + flow_ab[:, 1]) * scale_y - 1.0], dim=-1
     )  # (N, h, w, 2)
-    return F.grid_sample(
-        field_b, grid, mode=interpolation, padding_mode="border", align_corners=True
-    )
+    # Over channels last, bicubic sampling takes less than half the time.
+    last = field_b.contiguous(memory_format=torch.channels_last)
+    return F.grid_sample(last, grid, mode=interpolation, padding_mode="border", align_corners=True)
 
 
 def visible_in_both(flow_ab: Tensor, flow_ba: Tensor) -> Tensor:

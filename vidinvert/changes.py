@@ -1,7 +1,7 @@
 """What an edit changes in a face's crop: how its pixels move, and what remains."""
 
 import math
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 
@@ -26,6 +26,7 @@ from vidinvert.geometry import (
     displace,
     fine_flow,
     largest_channel,
+    optical_flow,
     split_motion,
     to_grey,
 )
@@ -109,6 +110,8 @@ class ChangeStream:
         self._links: dict[int, Link] = {}
         self._block = range(0)
         self._steady = torch.empty(0)
+        self._beside = None if pool is None else ThreadPoolExecutor(1, "steady")
+        self._next: tuple[range, Future[Tensor]] | None = None
         self._guide, self._side = self._follow(face)
 
     @staticmethod
@@ -120,8 +123,21 @@ class ChangeStream:
             return None, None
         return guide, int(guide.shape[-1])
 
+    @property
+    def size(self) -> int:
+        """The side R of the changes in pixels: the crop's, or that of the pictures followed."""
+        return self._method.crop_size if self._side is None else self._side
+
+    def close(self) -> None:
+        """Stop what is computed ahead."""
+        if self._beside is not None:
+            self._beside.shutdown(wait=False, cancel_futures=True)
+
     def at(self, position: int) -> NDArray[np.float32]:
-        """Return the change at one of the track's positions, as from `measure_change`."""
+        """Return the change (R, R, 5) at one of the track's positions, as from `measure_change`.
+
+        R is `size`, and the flow is in pixels of that picture.
+        """
         change = self._average(position)
         if self._face.motion is not None:  # from steady codes: nothing in it shakes
             change[..., :2] += flow_of(self._face.motion, position, size=change.shape[0])
@@ -170,13 +186,29 @@ class ChangeStream:
             run = next(run for run in self._face.intervals if position in run)
             start = position - (position - run.start) % BLOCK
             self._block = range(start, min(start + BLOCK, run.stop))
-            self._steady = self._steady_block(run, self._block, filter_, guide)
-        size = self._method.crop_size
-        small = self._steady[position - self._block.start].permute(1, 2, 0).float().numpy()
-        change = images.resize_picture(np.ascontiguousarray(small), size)
-        change[..., :2] *= size / small.shape[0]
-        return change
+            self._steady = self._take_block(run, self._block, filter_, guide)
+        steady = self._steady[position - self._block.start].permute(1, 2, 0).float()
+        return np.ascontiguousarray(steady.numpy())
 
+    def _take_block(
+        self, run: Interval, block: range, filter_: FlowFilter, guide: Tensor
+    ) -> Tensor:
+        """Steady a block; with a pool, the one after it while this one is composited."""
+        if self._beside is None:
+            return self._steady_block(run, block, filter_, guide)
+        if self._next is None or self._next[0] != block:
+            future = self._beside.submit(self._steady_block, run, block, filter_, guide)
+        else:
+            future = self._next[1]
+        steady = future.result()
+        after = range(block.stop, min(block.stop + BLOCK, run.stop))
+        self._next = None
+        if (self._face.strength[after.start : after.stop] > 0).any():
+            ahead = self._beside.submit(self._steady_block, run, after, filter_, guide)
+            self._next = after, ahead
+        return steady
+
+    @torch.inference_mode()
     def _steady_block(
         self, run: Interval, block: range, filter_: FlowFilter, guide: Tensor
     ) -> Tensor:
@@ -259,14 +291,12 @@ class ChangeStream:
         for k, place in enumerate(shown.tolist()):
             source = None if guide is None else guide[place, 0].numpy()
             with self._clock.measure("measure change"):
-                change = measure_change(before[k], after[k], source)
-            if self._side is None:
-                changes[place] = torch.as_tensor(change)
-                continue
-            scale = self._side / change.shape[0]
-            small = images.resize_picture(change, self._side)
-            small[..., :2] *= scale
-            changes[place] = torch.as_tensor(small).half()
+                if self._side is None:
+                    changes[place] = torch.as_tensor(measure_change(before[k], after[k], source))
+                    continue
+                # Averaged along a flow it is known no finer than the pictures that are followed.
+                small = [images.resize_picture(one[k], self._side) for one in (before, after)]
+                changes[place] = torch.as_tensor(measure_change(*small, source, fine=True)).half()
         return changes
 
     def _unedited(self, batch: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -315,7 +345,11 @@ def read_pictures(kept: KeptPictures, positions: NDArray[np.int64]) -> NDArray[n
 
 
 def measure_change(
-    before: NDArray[np.uint8], after: NDArray[np.uint8], source: NDArray[np.uint8] | None
+    before: NDArray[np.uint8],
+    after: NDArray[np.uint8],
+    source: NDArray[np.uint8] | None,
+    *,
+    fine: bool = False,
 ) -> NDArray[np.float32]:
     """Split what an edit changes in a generated face into motion and what motion cannot explain.
 
@@ -328,13 +362,16 @@ def measure_change(
         source: the crop itself, (R, R, 3) or grey of any size; where the unedited picture is far
             from it, what remains after moving belongs to another mouth or brow and is faded out.
             None trusts the picture everywhere.
+        fine: match every pixel: for pictures that were made smaller, which it costs little and
+            which then lose nothing.
 
     Returns:
-        (R, R, 5): the flow in crop pixels, edited(p) comes from unedited(p + flow(p)), and the rest
+        (R, R, 5): the flow in pixels, edited(p) comes from unedited(p + flow(p)), and the rest
         in grey levels, to be added after moving.
     """
     size = before.shape[0]
-    flow, rest = split_motion(before, after, sigma=FLOW_BLUR * size)
+    estimate = fine_flow if fine else optical_flow
+    flow, rest = split_motion(before, after, sigma=FLOW_BLUR * size, estimate=estimate)
     if source is not None:
         if source.ndim == 3:
             error = np.abs(before.astype(np.float32) - source).mean(axis=2)

@@ -75,6 +75,17 @@ def resize_picture(picture: NDArray[Pixel], size: int) -> NDArray[Pixel]:
     return np.asarray(cv2.resize(picture, (size, size), interpolation=method), picture.dtype)
 
 
+def changed_pixels(
+    before: NDArray[np.unsignedinteger], after: NDArray[np.unsignedinteger]
+) -> NDArray[np.bool_]:
+    """Return (H, W): True where two pictures (H, W, 3) differ.
+
+    A reduction over a short last axis takes numpy ten times as long.
+    """
+    same = cv2.inRange(cv2.absdiff(before, after), (0, 0, 0), (0, 0, 0))
+    return same == 0
+
+
 def composite(*, source: Tensor, generated: Tensor, ood: Tensor) -> Tensor:
     """Blend where the generator can explain the picture: ood * source + (1 - ood) * generated.
 

@@ -19,7 +19,7 @@ from stabilizers import (
 )
 from vidinvert import images
 from vidinvert.faces import crop_batch
-from vidinvert.geometry import optical_flow, quad_from_crop
+from vidinvert.geometry import quad_from_crop, quick_flow
 from vidinvert.media import map_ahead
 from vidinvert.methods import EditPainter, Method, Refiner
 from vidinvert.types import (
@@ -272,7 +272,7 @@ def stabilise_inversion(
         plan.mask,
         intervals=intervals,
         guide=inversion.mask.guide,
-        flow=optical_flow,
+        flow=quick_flow,
     )
     return replace(
         inversion,

@@ -30,6 +30,7 @@ from vidinvert.geometry import (
     paste_window,
     quad_from_crop,
     resample,
+    resized_crop,
     turn_vectors,
 )
 from vidinvert.methods import EditPainter, Method
@@ -61,7 +62,6 @@ def render(
     """
     if plan.seam != "feather":
         raise PlanError(f"The seam {plan.seam!r} is not available, expected feather.")
-    feather = feather_mask(method.crop_size, plan.feather).to(device)
     with ThreadPoolExecutor(workers, thread_name_prefix="networks") as pool:
         streams = [
             ChangeStream(
@@ -79,11 +79,12 @@ def render(
             for batch in frames:
                 output = batch
                 for face, changes in zip(faces, streams, strict=True):
-                    output = output.painted(
-                        _render_face(output, face, changes, method, plan, feather, device)
-                    )
+                    painted = _render_face(output, face, changes, method, plan, device)
+                    output = output.painted(painted)
                 yield output
         finally:
+            for stream in streams:
+                stream.close()
             pool.shutdown(cancel_futures=True)
 
 
@@ -101,7 +102,6 @@ def _render_face(
     changes: "ChangeStream",
     method: Method,
     plan: RenderPlan,
-    feather: Tensor,
     device: torch.device | str,
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     positions = np.flatnonzero(np.isin(face.alignment.indices, batch.indices))
@@ -111,8 +111,9 @@ def _render_face(
     if len(positions) == 0:
         return batch.canvas
     ood = images.mask_to_float(face.inversion.mask.ood[positions].to(device))
-    size = (method.crop_size, method.crop_size)
-    visible = (1.0 - images.resize(ood, size)) * feather  # (K, 1, R, R)
+    side = changes.size if composite == "warped" else method.crop_size
+    feather = feather_mask(side, plan.feather).to(device)
+    visible = (1.0 - images.resize(ood, (side, side))) * feather  # (K, 1, R, R)
     output = batch.canvas.copy()
     offsets = np.searchsorted(batch.indices, face.alignment.indices[positions])
     matrices = face.alignment.crop_from_frame[positions]
@@ -120,13 +121,14 @@ def _render_face(
         shares = _channels_last(visible)
         for k, offset in enumerate(offsets):
             flow, rest = show_change(changes.at(int(positions[k])), shares[k])
-            paste_warped(output[offset], flow, rest, matrices[k])
+            place = resized_crop(matrices[k], method.crop_size, side)
+            paste_warped(output[offset], flow, rest, place)
         return output
     before = face.inversion.latents.w_plus[positions].to(device)
     after = face.edited.at(positions).to(device)
     if composite == "residual":
         change = method.generate(after) - method.generate(before)
-        head = torch.from_numpy(head_window(size[0])).to(device)
+        head = torch.from_numpy(head_window(side)).to(device)
         layers = head * visible * change * 127.5  # (K, 3, R, R) grey levels to add
     else:
         layers = _own_layers(batch, face, positions, method, visible, device)

@@ -22,7 +22,7 @@ from stabilizers.metrics import mask_flicker, mask_iou, temporal_iou
 from tests.mini import mini
 from vidinvert import Plans, images, probe
 from vidinvert.faces import align
-from vidinvert.geometry import optical_flow
+from vidinvert.geometry import optical_flow, quick_flow
 from vidinvert.inversion import invert, stabilise_alignment
 from vidinvert.media import decode
 from vidinvert.pipeline import find_tracks
@@ -89,7 +89,7 @@ def measure(path, draw, *, count=24):
     figures = {}
     for name, filter_ in FILTERS.items():
         steady = images.mask_to_float(
-            smooth_masks(ood, seconds, filter_, intervals=runs, guide=guide, flow=optical_flow)
+            smooth_masks(ood, seconds, filter_, intervals=runs, guide=guide, flow=quick_flow)
         )
         flicker = [
             mask_flicker(steady[t : t + 1], steady[t + 1 : t + 2], flow, inside * visible)

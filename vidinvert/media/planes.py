@@ -14,6 +14,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
+from vidinvert.images import changed_pixels
 from vidinvert.types import ColorSpec, StoredFrame, UInt8Array, UInt16Array
 
 UNSPECIFIED = 2
@@ -108,11 +109,14 @@ def change_planes(
     frame.colorspace = color.matrix if color.matrix in _MATRICES else UNSPECIFIED
     frame.color_range = FULL_RANGE if full_range else LIMITED_RANGE
     before, after = (np.rot90(picture, k=-turn) for picture in (stored.picture, painted))
-    box = _painted_box(before, after, align=tuple(1 << n for n in chroma_shift(pixel_format)))
+    if before.ctypes.data == after.ctypes.data:
+        return frame  # the very same picture
+    touched = changed_pixels(before, after)
+    box = _painted_box(touched, align=tuple(1 << n for n in chroma_shift(pixel_format)))
     if box is None:
         return frame
     rows, columns = box
-    touched = (before[rows, columns] != after[rows, columns]).any(axis=2)
+    touched = touched[rows, columns]
     was, now = (
         view_planes(_convert(picture[rows, columns], pixel_format, color, full_range))
         for picture in (before, after)
@@ -123,26 +127,25 @@ def change_planes(
         across, down = (-(-width // view.shape[1]), -(-height // view.shape[0]))
         part = view[rows.start // down :, columns.start // across :][: old.shape[0], : old.shape[1]]
         changed = _spread(touched, across, down)
-        moved = part.astype(np.int32) + (new.astype(np.int32) - old)
+        wide = np.int16 if component.bits == 8 else np.int32
+        moved = np.subtract(new, old, dtype=wide)
+        moved += part
         limited = np.clip(moved, 0, 2**component.bits - 1).astype(part.dtype)
         np.copyto(part, limited, where=changed)
     return frame
 
 
 def _painted_box(
-    before: UInt8Array | UInt16Array, after: UInt8Array | UInt16Array, *, align: tuple[int, ...]
+    touched: NDArray[np.bool_], *, align: tuple[int, ...]
 ) -> tuple[slice, slice] | None:
-    """Return the rows and columns that differ, grown to whole chroma samples; None if none does."""
-    if before.ctypes.data == after.ctypes.data:
-        return None  # the very same picture
-    rows = np.flatnonzero((before != after).any(axis=(1, 2)))
+    """Return the rows and columns touched (H, W), grown to whole chroma samples; None if none."""
+    rows = np.flatnonzero(touched.any(axis=1))
     if len(rows) == 0:
         return None
     top, bottom = int(rows[0]), int(rows[-1]) + 1
-    inside = before[top:bottom] != after[top:bottom]
-    columns = np.flatnonzero(inside.any(axis=(0, 2)))
+    columns = np.flatnonzero(touched[top:bottom].any(axis=0))
     left, right = int(columns[0]), int(columns[-1]) + 1
-    height, width = before.shape[:2]
+    height, width = touched.shape
     across, down = align
     return (
         slice(top - top % down, min(height, bottom + -bottom % down)),
@@ -152,12 +155,10 @@ def _painted_box(
 
 def _spread(touched: NDArray[np.bool_], across: int, down: int) -> NDArray[np.bool_]:
     """Say of every chroma sample whether one of its pixels was touched."""
-    if across == down == 1:
-        return touched
     height, width = touched.shape
     padded = np.pad(touched, ((0, -height % down), (0, -width % across)))
-    blocks = padded.reshape(padded.shape[0] // down, down, padded.shape[1] // across, across)
-    return np.asarray(blocks.any(axis=(1, 3)))
+    cells = [padded[y::down, x::across] for y in range(down) for x in range(across)]
+    return np.logical_or.reduce(cells)
 
 
 def _convert(

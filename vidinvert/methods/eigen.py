@@ -103,11 +103,13 @@ def load_networks(
     components = [int(count) for count in pack.settings["components"]]
     encoder, decoder = FaceEncoder(), FaceDecoder()
     generator = EigenGenerator(components, style_width=pack.style_width)
-    autoencoder = load_part(pack, "autoencoder")
+    autoencoder, codes = load_part(pack, "autoencoder"), load_part(pack, "generator")
+    if dtype == torch.bfloat16 and device.type == "cpu":
+        codes = generator.basis.adopt(codes)
     for module, part, state in (
         (encoder, "autoencoder", select(autoencoder, "encoder.")),
         (decoder, "autoencoder", select(autoencoder, "decoder.")),
-        (generator, "generator", restore_bases(load_part(pack, "generator"))),
+        (generator, "generator", restore_bases(codes)),
     ):
         fill_part(module, state, pack, part, device, dtype)
     return encoder, decoder, generator
