@@ -18,6 +18,8 @@ from vidinvert.geometry import (
     invert_similarity,
     largest_channel,
     quad_from_crop,
+    quick_flow,
+    resized_crop,
     scale_of,
     split_motion,
     squared_difference,
@@ -297,15 +299,23 @@ def test_turned_vectors_are_those_of_a_matrix_product():
     np.testing.assert_allclose(turn_vectors(field, linear), field @ linear.T, rtol=1e-5, atol=1e-6)
 
 
-def test_fine_flow_finds_small_motion_in_small_pictures():
+@pytest.mark.parametrize(("estimate", "error"), [(fine_flow, 0.05), (quick_flow, 0.1)])
+def test_flow_finds_small_motion_in_small_pictures(estimate, error):
     y, x = np.mgrid[:96, :96].astype(np.float64)
 
     def picture(shift):
         return (128 + 60 * np.sin((x - shift) / 5) + 50 * np.cos(y / 6)).astype(np.uint8)
 
-    flow = fine_flow(picture(0.0), picture(0.6))[16:-16, 16:-16]
-    np.testing.assert_allclose(flow[..., 0].mean(), 0.6, atol=0.05)
-    np.testing.assert_allclose(flow[..., 1].mean(), 0.0, atol=0.05)
+    flow = estimate(picture(0.0), picture(0.6))[16:-16, 16:-16]
+    np.testing.assert_allclose(flow[..., 0].mean(), 0.6, atol=error)
+    np.testing.assert_allclose(flow[..., 1].mean(), 0.0, atol=error)
+
+
+def test_a_resized_crop_covers_the_same_part_of_the_frame():
+    quad = np.array([[10.0, 20.0], [4.0, 60.0], [44.0, 66.0], [50.0, 26.0]])
+    whole, half = crop_from_quad(quad, 256), resized_crop(crop_from_quad(quad, 256), 256, 128)
+    np.testing.assert_allclose(half, crop_from_quad(quad, 128), atol=1e-9)
+    assert not np.allclose(whole, half)
 
 
 def test_motion_and_its_rest_rebuild_the_second_picture():

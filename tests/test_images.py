@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vidinvert.images import (
+    changed_pixels,
     composite,
     grey_to_uint8,
     mask_to_float,
@@ -129,3 +130,14 @@ def test_grey_is_the_luma_as_opencv_has_it():
     grey = grey_to_uint8(to_float(frames))
     assert grey.shape == (2, 1, 5, 6)
     assert np.abs(grey[:, 0].numpy().astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_changed_pixels_are_those_in_which_any_channel_differs(dtype):
+    rng = np.random.default_rng(0)
+    before = rng.integers(0, np.iinfo(dtype).max, (17, 23, 3)).astype(dtype)
+    after = before.copy()
+    after[rng.random(before.shape) > 0.9] ^= 1
+    seen = changed_pixels(before, after)
+    np.testing.assert_array_equal(seen, (before != after).any(axis=2))
+    np.testing.assert_array_equal(changed_pixels(before[::-1], after[::-1]), seen[::-1])

@@ -128,7 +128,11 @@ def load_pack(
     return Models(
         pack=pack,
         detector=FaceDetector(
-            detector_directory, device=device, min_score=min_score, min_size=min_size
+            detector_directory,
+            device=device,
+            min_score=min_score,
+            min_size=min_size,
+            workers=workers,
         ),
         method=load_method(pack, method=method, device=device, dtype=dtypes[precision]),
         method_name=method,

@@ -147,6 +147,17 @@ def test_batches_of_any_size_find_the_same(directory):
         assert [x.frame_index for x in a] == [x.frame_index for x in b]
 
 
+def test_frames_looked_at_at_once_find_the_same(directory):
+    frames = [frame((640, 640), (320, 192, 32 if i % 3 else 96)) for i in range(12)]
+    alone, beside = (FaceDetector(directory, device="cpu", workers=n) for n in (1, 3))
+    for first in (0, 6):  # the look that is tried first changes on the way
+        part = batch(*frames[first : first + 6], first=first)
+        for a, b in zip(alone.detect(part), beside.detect(part), strict=True):
+            assert len(a) == 1
+            np.testing.assert_array_equal([x.box_xyxy for x in a], [x.box_xyxy for x in b])
+            np.testing.assert_array_equal([x.landmarks_xy for x in a], [x.landmarks_xy for x in b])
+
+
 def test_a_network_of_one_size_is_used_at_that_size(tmp_path):
     write_red_square_detector(tmp_path / "fixed.onnx", side=320)
     detector = FaceDetector(tmp_path, device="cpu")

@@ -164,6 +164,35 @@ def test_bfloat16_products_with_a_quantised_basis_err_by_rounding_alone():
         assert seen.dtype == torch.float32
 
 
+def test_adopted_int8_rows_are_those_that_shortening_makes():
+    state = {f"basis.{name}": value for name, value in random_basis().state_dict().items()}
+    stored = quantise_bases(state)
+    adopted, shortened = random_basis(), random_basis()
+    rest = adopted.adopt(stored)
+    adopted.load_state_dict({name.removeprefix("basis."): value for name, value in rest.items()})
+    restored = restore_bases(stored)
+    shortened.load_state_dict(
+        {name.removeprefix("basis."): value for name, value in restored.items()}
+    )
+    shortened.shorten()
+    assert adopted.brief is not None
+    assert shortened.brief is not None
+    for seen, wanted in zip(adopted.brief, shortened.brief, strict=True):
+        assert torch.equal(seen.columns, wanted.columns)
+        torch.testing.assert_close(seen.step, wanted.step)
+    adopted.shorten()  # what is short already stays
+    assert torch.equal(adopted.codes(random_latents(2)), shortened.codes(random_latents(2)))
+
+
+def test_rows_that_do_not_fit_are_not_adopted():
+    state = {f"basis.{name}": value for name, value in random_basis().state_dict().items()}
+    for wrong in (state, quantise_bases(state) | {"basis.basis_1": torch.zeros(3, 5).char()}):
+        basis = random_basis()
+        assert basis.adopt(wrong) == wrong
+        assert basis.brief is None
+        assert basis.level(0)[1].numel() > 0
+
+
 def test_a_generator_prepared_in_bfloat16_lets_its_float32_bases_go(generator):
     brief = EigenGenerator((4, 4, 4, 4), style_width=8)
     brief.load_state_dict(generator.state_dict())

@@ -7,6 +7,8 @@ import contextlib
 import io
 import math
 import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,13 @@ class FaceDetector:
     """
 
     def __init__(
-        self, directory: Path, *, device: str, min_score: float = 0.5, min_size: float = 24.0
+        self,
+        directory: Path,
+        *,
+        device: str,
+        min_score: float = 0.5,
+        min_size: float = 24.0,
+        workers: int = 1,
     ) -> None:
         """Load the models of a directory.
 
@@ -77,6 +85,7 @@ class FaceDetector:
             device: `cpu`, `cuda` or `cuda:N`; without CUDA in onnxruntime the CPU is used.
             min_score: detections below are dropped.
             min_size: faces whose shorter side has fewer pixels are dropped.
+            workers: frames of a batch that are looked at at once; the faces found are the same.
 
         Raises:
             MissingError: the directory or a model in it is not there.
@@ -93,6 +102,7 @@ class FaceDetector:
         self._looks = _looks_for(self._detector)
         self._min_score = min_score
         self._min_size = min_size
+        self._workers = workers
         self._begin()
 
     @property
@@ -102,13 +112,29 @@ class FaceDetector:
 
     def detect(self, batch: FrameBatch) -> list[list[Detection]]:
         """Find the faces in each frame of a batch, best first."""
+        if int(batch.indices[0]) != self._next_index:
+            self._begin()
+        looked = self._look_ahead(batch)
         found: list[list[Detection]] = []
         for frame, index in zip(batch.frames, batch.indices.tolist(), strict=True):
             if index != self._next_index:
                 self._begin()
             self._next_index = index + 1
-            found.append(self._detect_frame(frame, index))
+            found.append(self._detect_frame(frame, index, looked))
         return found
+
+    def _look_ahead(self, batch: FrameBatch) -> dict[tuple[int, int], list[Detection]]:
+        """Look at the frames of a batch at once, as the first will be; by frame and look."""
+        if self._workers == 1:
+            return {}
+        number, indices = self._first_look, batch.indices.tolist()
+        with ThreadPoolExecutor(self._workers, thread_name_prefix="detect") as pool:
+            looks = pool.map(
+                lambda frame, index: self._look(frame, index, self._looks[number]),
+                batch.frames,
+                indices,
+            )
+            return {(index, number): faces for index, faces in zip(indices, looks, strict=True)}
 
     def identify(self, photo: Path) -> NDArray[np.float32]:
         """Return the identity of the largest face in a picture file.
@@ -145,15 +171,19 @@ class FaceDetector:
         self._wanted_look = 0
         self._wanted_frames = 0
 
-    def _detect_frame(self, frame: NDArray[np.uint8], index: int) -> list[Detection]:
-        height, width = frame.shape[:2]
-        if min(height, width) < max(self._min_size, 2):
-            return []
+    def _detect_frame(
+        self,
+        frame: NDArray[np.uint8],
+        index: int,
+        looked: Mapping[tuple[int, int], list[Detection]],
+    ) -> list[Detection]:
+        """Find the faces of a frame; `looked` holds what is seen already, by frame and look."""
         good_score = self._min_score + GOOD_SHARE * (1 - self._min_score)
         order = [self._first_look, *(i for i in range(len(self._looks)) if i != self._first_look)]
         faces: list[Detection] = []
         for number in order:
-            faces.extend(self._look(frame, index, self._looks[number]))
+            seen = looked.get((index, number))
+            faces.extend(self._look(frame, index, self._looks[number]) if seen is None else seen)
             if any(face.score >= good_score for face in faces):
                 self._prefer(number)
                 break
@@ -171,6 +201,8 @@ class FaceDetector:
             self._first_look = number
 
     def _look(self, frame: NDArray[np.uint8], index: int, look: _Look) -> list[Detection]:
+        if min(frame.shape[:2]) < max(self._min_size, 2):
+            return []
         canvas, frame_from_canvas = _letterbox(frame, look)
         size = (look.input_size, look.input_size)
         boxes, points = self._detector.detect(

@@ -164,18 +164,21 @@ class EigenBasis(nn.Module):
         Returns:
             The state dict that is left to load; the one given where its rows do not fit.
         """
-        brief: list[BriefLevel] = []
-        rest = dict(state)
+        found: list[tuple[Tensor, Tensor]] = []
         for level in range(len(self.components)):
-            own, name = self.get_buffer(f"basis_{level}"), f"basis.basis_{level}"
-            rows, step = state.get(name), rest.pop(f"basis.scale_{level}", None)
-            if rows is None or step is None:
+            own = self.get_buffer(f"basis_{level}")
+            rows, step = (state.get(f"basis.{part}_{level}") for part in ("basis", "scale"))
+            if rows is None or step is None or rows.dtype != torch.int8:
                 return dict(state)
-            if rows.dtype != torch.int8 or rows.shape != own.shape or len(step) != len(own):
+            if rows.shape != own.shape or len(step) != len(own):
                 return dict(state)
+            found.append((rows, step))
+        rest, brief = dict(state), list[BriefLevel]()
+        for level, (rows, step) in enumerate(found):
             brief.append(BriefLevel(rows.bfloat16().T.contiguous(), step.float()))
-            rest[name] = own.new_zeros(0, own.shape[1], device=rows.device)
-            setattr(self, f"basis_{level}", rest[name])
+            del rest[f"basis.scale_{level}"]
+            rest[f"basis.basis_{level}"] = step.new_zeros(0, rows.shape[1], dtype=torch.float32)
+            setattr(self, f"basis_{level}", rest[f"basis.basis_{level}"])
         self.brief = tuple(brief)
         return rest
 
