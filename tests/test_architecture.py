@@ -14,13 +14,13 @@ from tests.source_tree import Module, called_name, modules, parse
 COLUMNS = (
     ("__main__",),
     ("cli",),
-    ("batch", "portraits"),  # the pipeline many times; its models on pictures
+    ("batch", "portraits", "appraisal"),  # the pipeline many times; its models on pictures
     ("pipeline", "preview", "evaluation"),
     ("inversion", "editing", "rendering", "analysis", "corrections", "quality"),
     ("changes",),
     ("methods", "training", "official"),
     ("media", "faces", "networks", "fidelity"),
-    ("plots", "images", "geometry", "warps", "checkpoints"),
+    ("plots", "images", "geometry", "warps", "reach", "checkpoints"),
     ("types", "errors", "version", "clock"),
 )
 COLUMN_OF = {room: number for number, rooms in enumerate(COLUMNS) for room in rooms}
@@ -36,7 +36,11 @@ FENCES = {
     "ffmpeg": ("vidinvert/media/",),
     "scenedetect": ("vidinvert/media/shots.py",),
     "insightface": ("vidinvert/faces/detect.py", "vidinvert/faces/recognise.py"),
-    "onnxruntime": ("vidinvert/faces/detect.py", "vidinvert/faces/landmarks.py"),
+    "onnxruntime": (
+        "vidinvert/faces/detect.py",
+        "vidinvert/faces/landmarks.py",
+        "vidinvert/faces/likeness.py",
+    ),
     "cv2": (
         "vidinvert/geometry.py",
         "vidinvert/warps.py",
@@ -44,6 +48,7 @@ FENCES = {
         "vidinvert/plots.py",
         "vidinvert/faces/detect.py",
         "vidinvert/faces/landmarks.py",
+        "vidinvert/faces/likeness.py",
         "vidinvert/media/shots.py",
         "vidinvert/training/",  # recipes read pictures and draw what they plant
     ),

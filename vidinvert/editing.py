@@ -3,7 +3,6 @@
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from stabilizers import Interval, intervals_from_indices
 from vidinvert.errors import PlanError
+from vidinvert.reach import hold_back
 from vidinvert.types import (
     EditPlan,
     EditTerm,
@@ -22,9 +22,6 @@ from vidinvert.types import (
 )
 
 MAX_STRENGTH = 20.0
-# Of 68 landmarks in Multi-PIE order: upper and lower lids, then inner lips; bridge and chin.
-UPPER, LOWER = (37, 38, 43, 44, 61, 62, 63), (41, 40, 47, 46, 67, 66, 65)
-BRIDGE, CHIN = 27, 8
 FORM = "NAME=STRENGTH, as smile=2, smile=0@0s,3@2s,0@4s or smile=2:face=1"
 
 
@@ -244,22 +241,4 @@ def apply_motion(
             moves += strength[:, None, None] * term.direction.motion.moves
     if not moves.any():
         return None
-    return FaceMotion(points=landmarks, moves=_close_at_most(landmarks, moves))
-
-
-def _close_at_most(landmarks: NDArray[np.float64], moves: NDArray[np.float64]) -> NDArray[Any]:
-    """Let lids and lips (T, 68, 2) come near each other and never cross: a picture would fold.
-
-    A gap g that c would close becomes g exp(-c / g): c is done in full while it is small.
-    """
-    down = landmarks[:, CHIN] - landmarks[:, BRIDGE]
-    down = down / np.maximum(np.linalg.norm(down, axis=1, keepdims=True), 1e-9)  # (T, 2)
-    gap = ((landmarks[:, LOWER] - landmarks[:, UPPER]) * down[:, None]).sum(axis=2)
-    gap = np.maximum(gap, 1e-9)  # (T, pairs)
-    closing = ((moves[:, UPPER] - moves[:, LOWER]) * down[:, None]).sum(axis=2)
-    done = np.where(closing > 0, -gap * np.expm1(-np.maximum(closing, 0.0) / gap), closing)
-    back = 0.5 * (closing - done)[..., None] * down[:, None]
-    limited = moves.copy()
-    limited[:, UPPER] -= back
-    limited[:, LOWER] += back
-    return limited
+    return FaceMotion(points=landmarks, moves=hold_back(landmarks, moves))

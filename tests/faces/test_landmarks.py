@@ -82,6 +82,13 @@ def test_each_measure_grows_with_its_expression():
     assert measure(turned)["yaw"] > 0.1
 
 
+def test_pressed_lips_are_less_open_than_closed_ones():
+    closed, pressed = symmetric_face(), symmetric_face()
+    closed[65:68, 1] = closed[61:64, 1].mean()
+    pressed[65:68, 1] = pressed[61:64, 1].mean() - 2
+    assert measure(pressed)["mouth_open"] < measure(closed)["mouth_open"] - 0.01
+
+
 @pytest.fixture(scope="module")
 def mean_colour_network(tmp_path_factory):
     """An ONNX file whose first three numbers are the mean red, green and blue; the rest are 0."""

@@ -48,10 +48,10 @@ def expression_measures(landmarks: NDArray[np.float64]) -> dict[str, NDArray[np.
     """Measure expressions on (N, 68, 2) landmarks; lengths are over the distance of the eyes.
 
     `smile`: width of the mouth plus twice the lift of its corners over its middle; `mouth_open`:
-    gap between the inner lips; `eyes_open`: mean opening of the eyes over their width; `yaw`: the
-    nose tip's sideways offset from the middle of the jaw's ends, positive when the face looks to
-    the right of the picture; `pitch`: how high the nose tip lies between mouth (0) and eyes (1),
-    greater when the face looks up.
+    gap between the inner lips, about 0 or less where they are pressed together; `eyes_open`: mean
+    opening of the eyes over their width; `yaw`: the nose tip's sideways offset from the middle of
+    the jaw's ends, positive when the face looks to the right of the picture; `pitch`: how high the
+    nose tip lies between mouth (0) and eyes (1), greater when the face looks up.
     """
     eyes = np.stack([landmarks[:, 36:42].mean(axis=1), landmarks[:, 42:48].mean(axis=1)], axis=1)
     across = eyes[:, 1] - eyes[:, 0]
@@ -63,7 +63,7 @@ def expression_measures(landmarks: NDArray[np.float64]) -> dict[str, NDArray[np.
     corners = (landmarks[:, 48] + landmarks[:, 54]) / 2
     lift = ((middle - corners) * down).sum(axis=1)
     upper_lip, lower_lip = landmarks[:, 61:64].mean(axis=1), landmarks[:, 65:68].mean(axis=1)
-    gap = np.linalg.norm(upper_lip - lower_lip, axis=1)
+    gap = ((lower_lip - upper_lip) * down).sum(axis=1)
     opening = (_eye_opening(landmarks[:, 36:42]) + _eye_opening(landmarks[:, 42:48])) / 2
     jaw = (landmarks[:, 1] + landmarks[:, 15]) / 2
     turn = ((landmarks[:, 30] - jaw) * right).sum(axis=1)

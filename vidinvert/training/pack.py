@@ -57,7 +57,7 @@ COUNTERED = {"smile": {"eyes_open": 0.36}}
 
 # By how much the landmarks' motions are stretched so that an edit of 2, rendered, moves what is
 # measured by about two standard deviations, and what is added against side effects.
-MOTION_GAINS = {"smile": 1.35, "mouth_open": 1.35, "eyes_open": 1.35, "yaw": 1.3, "pitch": 1.35}
+MOTION_GAINS = {"smile": 1.35, "mouth_open": 1.35, "eyes_open": 1.35, "yaw": 1.7, "pitch": 1.1}
 MOTIONS_COUNTERED = {"smile": {"eyes_open": 0.35}}
 
 
