@@ -34,6 +34,8 @@ FENCES = {
     "decord": ("vidinvert/media/decode.py",),
     "av": ("vidinvert/media/",),
     "ffmpeg": ("vidinvert/media/",),
+    "c2pa": ("vidinvert/media/credentials.py",),
+    "cryptography": ("vidinvert/media/credentials.py",),
     "scenedetect": ("vidinvert/media/shots.py",),
     "insightface": ("vidinvert/faces/detect.py", "vidinvert/faces/recognise.py"),
     "onnxruntime": (

@@ -19,7 +19,15 @@ from tests.mini import SAMPLE, read_clip
 from vidinvert.analysis import write_analysis
 from vidinvert.checkpoints import find_pack
 from vidinvert.errors import EncodeError
-from vidinvert.media import GreyWriter, SegmentedWriter, VideoWriter, copy_clip, decode, probe
+from vidinvert.media import (
+    GreyWriter,
+    ManifestSigner,
+    SegmentedWriter,
+    VideoWriter,
+    copy_clip,
+    decode,
+    probe,
+)
 from vidinvert.types import EncodeSettings, Plans
 
 pytestmark = pytest.mark.promise(7)
@@ -64,6 +72,15 @@ def by_segments(source, target):
     write_frames(writer, info)
 
 
+def by_signing(source, target):
+    certificates = pytest.importorskip("tests.certificates", reason="needs vidinvert[c2pa]")
+    pytest.importorskip("c2pa", reason="needs vidinvert[c2pa]")
+    pair = certificates.write_credentials(source.parent, certificates.new_authority())
+    info = probe(source)
+    signer = ManifestSigner(pair, source=info)
+    write_frames(VideoWriter(target, like=info, settings=FAST, overwrite=True, signer=signer), info)
+
+
 def by_copy(source, target):
     copy_clip(probe(source), target, overwrite=True)
 
@@ -82,6 +99,7 @@ def by_analysis(source, target):
 WAYS = {
     "edit": (by_writer, ".mp4"),
     "segments": (by_segments, ".mkv"),
+    "signed": (by_signing, ".mp4"),
     "copy": (by_copy, ".mp4"),
     "masks": (by_grey, ".mkv"),
     "analysis": (by_analysis, ".npz"),

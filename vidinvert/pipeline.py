@@ -33,6 +33,7 @@ from vidinvert.inversion import (
 )
 from vidinvert.media import (
     SEGMENT_FRAMES,
+    ManifestSigner,
     SegmentedWriter,
     ShotDetector,
     VideoWriter,
@@ -199,8 +200,15 @@ def edit_video(
         kept = _read_kept(analysis, info, pack, plans)
     frames = choose_frames(info, span, kept)
     _check_places(info, plans, frames, save_masks, save_analysis, overwrite=overwrite)
+    signer = open_signer(info, plans)
     writer = _make_writer(
-        Path(target), info, plans, frames=frames, overwrite=overwrite, segments=segments
+        Path(target),
+        info,
+        plans,
+        frames=frames,
+        overwrite=overwrite,
+        signer=signer,
+        segments=segments,
     )
     measured = measure_faces(
         info, pack, plans, frames=frames, face=face, kept=kept, clock=clock, progress=tell
@@ -213,7 +221,7 @@ def edit_video(
         if info.salvage is None:  # else its packets are not all whole
             left_out = copy_clip(info, Path(target), overwrite=overwrite)
             report = _report(measured, target, pack, plans, clock, kept=analysis, steadiness=())
-            return report | {"left_out": list(left_out)}
+            return report | {"manifest": None, "left_out": list(left_out)}
     if save_analysis is not None and measured.tracks:
         measured = draw_analysis(measured, pack, plans)
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
@@ -244,7 +252,11 @@ def edit_video(
                 write_masks(save_masks, batch, faces)
             tell("render", int(batch.indices[-1]) + 1 - frames.start, len(frames))
     report = _report(measured, target, pack, plans, clock, kept=analysis, steadiness=steadiness)
-    return report | {"quality": rendered.describe(), "left_out": list(writer.left_out)}
+    return report | {
+        "manifest": None if signer is None else signer.describe(),
+        "quality": rendered.describe(),
+        "left_out": list(writer.left_out),
+    }
 
 
 def _render_beside(
@@ -649,6 +661,7 @@ def _make_writer(
     *,
     frames: range,
     overwrite: bool,
+    signer: ManifestSigner | None,
     segments: Path | None,
 ) -> VideoWriter:
     if segments is None:
@@ -660,6 +673,7 @@ def _make_writer(
             start=frames.start,
             stop=frames.stop,
             comment=_mark(plans),
+            signer=signer,
         )
     batch_size = plans.render.batch_size
     return SegmentedWriter(
@@ -671,8 +685,26 @@ def _make_writer(
         start=frames.start,
         stop=frames.stop,
         comment=_mark(plans),
+        signer=signer,
         # Whole batches: a network's last bits depend on what else is in its batch.
         segment_frames=-(-SEGMENT_FRAMES // batch_size) * batch_size,
+    )
+
+
+def open_signer(info: VideoInfo, plans: Plans) -> ManifestSigner | None:
+    """Return what signs the output with a C2PA manifest; None where the plans do not ask for it.
+
+    Raises:
+        PlanError: the certificate or key does not work; see `media.ManifestSigner`.
+    """
+    if plans.credentials is None:
+        return None
+    edited = bool(plans.edit.text) or plans.render.composite == "generated"
+    return ManifestSigner(
+        plans.credentials,
+        source=info,
+        edits=plans.edit.text,
+        action="c2pa.edited" if edited else "c2pa.transcoded",
     )
 
 

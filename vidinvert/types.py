@@ -652,8 +652,20 @@ class TrackingPlan:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """What an output is signed with, PEM files: certificates, the signer's own first, and a key."""
+
+    certificates: Path
+    key: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plans:
-    """Everything a run was asked for; `salvage`: of a damaged clip, edit what is whole."""
+    """Everything a run was asked for.
+
+    `salvage`: of a damaged clip, edit what is whole. `credentials`: sign the output with a C2PA
+    manifest; None = it is not signed.
+    """
 
     edit: EditPlan = field(default_factory=EditPlan)
     tracking: TrackingPlan = TrackingPlan()
@@ -661,6 +673,7 @@ class Plans:
     render: RenderPlan = RenderPlan()
     encode: EncodeSettings = EncodeSettings()
     salvage: bool = False
+    credentials: Credentials | None = None
 
 
 @dataclass(frozen=True, slots=True)

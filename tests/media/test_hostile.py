@@ -6,45 +6,18 @@ import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
 
 from tests.clips import MATRIX
+from tests.listener import Listener
 from tests.mini import SAMPLE
 from vidinvert.cli import main
 from vidinvert.errors import MediaError, OpenError
 from vidinvert.media import probe
 
 pytestmark = pytest.mark.promise(11)
-
-
-class Listener:
-    """A server on the loopback that counts who comes."""
-
-    def __init__(self):
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        self._socket.settimeout(0.1)
-        self.port = self._socket.getsockname()[1]
-        self.visits = 0
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
-
-    def _serve(self):
-        while not self._stopped.is_set():
-            try:
-                visitor, _ = self._socket.accept()
-            except TimeoutError:
-                continue
-            self.visits += 1
-            visitor.close()
-
-    def close(self):
-        self._stopped.set()
-        self._thread.join()
-        self._socket.close()
 
 
 @pytest.fixture

@@ -85,6 +85,11 @@ def result_key(order: Order, setup: Setup, *, content_sha256: str) -> str:
         "allow_no_face": order.allow_no_face,
         "plans": repr(order.plans),
         "masks": _hash_named(order.plans.render.mask_override if order.plans else None),
+        "certificates": _hash_named(
+            order.plans.credentials.certificates
+            if order.plans and order.plans.credentials
+            else None
+        ),
         "pack": setup.pack_sha256,
         "method": setup.method,
         "precision": setup.precision,

@@ -92,6 +92,7 @@ def run(options: argparse.Namespace) -> int:
     orders = plan_orders(options)
     setup = plan_setup(options)
     check_edits(orders, setup)
+    check_signers(orders)
     if options.dry_run:
         return _dry_run(orders, setup, options)
     if options.ray_address is not None and options.engine != "ray":
@@ -233,6 +234,19 @@ def check_edits(orders: Sequence["Order"], setup: "Setup") -> None:
         except PlanError as error:
             first = next(order for order in orders if order.edits == edits)
             raise PlanError(f"{first.source.name}: {error}") from error
+
+
+def check_signers(orders: Sequence["Order"]) -> None:
+    """Read every certificate and key once, before any work.
+
+    Raises:
+        PlanError: one does not sign.
+    """
+    from vidinvert.media import check_credentials
+
+    plans = [order.plans for order in orders if order.plans is not None]
+    for credentials in {plan.credentials for plan in plans if plan.credentials is not None}:
+        check_credentials(credentials)
 
 
 def choose_workers(

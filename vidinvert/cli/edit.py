@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def run(options: argparse.Namespace) -> int:
     for what in result["left_out"]:
         print(f"vidinvert: the output does not hold {what}", file=sys.stderr)
     if not result["tracks"]:
-        print("vidinvert: no face found; the clip was copied as it is", file=sys.stderr)
+        unsigned = " and not signed" if options.c2pa_certificate is not None else ""
+        print(f"vidinvert: no face found; the clip was copied as it is{unsigned}", file=sys.stderr)
     elif not any(result["edit"]):
         print("vidinvert: no --edit given; the faces were left as they are", file=sys.stderr)
     print(options.output)
@@ -138,13 +140,16 @@ def _dry_run(options: argparse.Namespace) -> int:
     """Check everything that can be checked without reading pictures, and print the plan."""
     from vidinvert.checkpoints import find_pack, load_directions
     from vidinvert.editing import parse_edits
-    from vidinvert.media import check_target, probe
-    from vidinvert.pipeline import Span, frame_range
+    from vidinvert.media import MUXERS, check_target, probe
+    from vidinvert.pipeline import Span, frame_range, open_signer
 
     pack = find_pack(options.pack)
     plan = parse_edits(options.edit, load_directions(pack))
     info = probe(options.source, salvage=options.salvage)
     check_target(options.output, like=info, overwrite=options.force)
+    signer = open_signer(info, replace(plans_from(options), edit=plan))
+    if signer is not None:
+        signer.check(options.output, muxer=MUXERS.get(options.output.suffix.lower(), ""))
     first, last = frame_range(info, span_from(options) or Span())
     described = {
         "source": str(info.path),
@@ -159,6 +164,7 @@ def _dry_run(options: argparse.Namespace) -> int:
         "face": options.face or "largest",
         "pack": {"name": pack.name, "sha256": pack.sha256},
         "method": method_from(options),
+        "manifest": None if signer is None else signer.describe(),
     }
     print(json.dumps(described, indent=2))
     return 0

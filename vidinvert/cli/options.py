@@ -13,7 +13,7 @@ from tqdm import tqdm
 if TYPE_CHECKING:
     from stabilizers import FlowFilter, GaussianFilter, StabilizerPlan
     from vidinvert.pipeline import Models, Span
-    from vidinvert.types import Plans
+    from vidinvert.types import Credentials, Plans
 
 METHODS = (
     *("samm", "diffcam", "indomain", "force-indomain"),
@@ -157,6 +157,16 @@ def add_coding_options(parser: argparse.ArgumentParser) -> Any:
         help="write HDR with 8 bits, or without Dolby Vision's data, where the output has no more",
     )
     coding.add_argument("--no-mark", action="store_true", help="no metadata tag on the edit")
+    coding.add_argument(
+        "--c2pa-certificate",
+        type=Path,
+        metavar="FILE.pem",
+        help="sign the output, a .mp4 or .mov, with a C2PA manifest: the signer's certificate, "
+        "then those that vouch for it (pip install 'vidinvert[c2pa]')",
+    )
+    coding.add_argument(
+        "--c2pa-key", type=Path, metavar="FILE.pem", help="the private key of --c2pa-certificate"
+    )
     return coding
 
 
@@ -255,7 +265,8 @@ def check_options(options: argparse.Namespace) -> None:
     """Check what no single option can say.
 
     Raises:
-        PlanError: the mask's limits or the part of the clip are the wrong way round.
+        PlanError: the mask's limits or the part of the clip are the wrong way round, or only one of
+            a certificate and its key is named.
     """
     from vidinvert.errors import PlanError
 
@@ -263,6 +274,25 @@ def check_options(options: argparse.Namespace) -> None:
         raise PlanError(f"--mask-max {options.mask_max:g} must lie above --mask-min.")
     if options.end is not None and options.end <= (options.start or 0.0):
         raise PlanError(f"--end {options.end:g} must lie after --start {options.start or 0:g}.")
+    credentials_from(options)
+
+
+def credentials_from(options: argparse.Namespace) -> "Credentials | None":
+    """Turn the options of signing into credentials; None where the command has or got none.
+
+    Raises:
+        PlanError: only one of the two is named.
+    """
+    from vidinvert.errors import PlanError
+    from vidinvert.types import Credentials
+
+    certificate = getattr(options, "c2pa_certificate", None)
+    key = getattr(options, "c2pa_key", None)
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise PlanError("--c2pa-certificate and --c2pa-key are a pair; give both, or neither.")
+    return Credentials(certificates=certificate, key=key)
 
 
 def span_from(options: argparse.Namespace) -> "Span | None":
@@ -332,6 +362,7 @@ def plans_from(options: argparse.Namespace) -> "Plans":
             allow_loss=options.allow_loss,
         ),
         salvage=getattr(options, "salvage", False),
+        credentials=credentials_from(options),
     )
 
 

@@ -1,6 +1,7 @@
 """Media files: probing, decoding, encoding, and where the shots are."""
 
 from vidinvert.media.codecs import has_encoder
+from vidinvert.media.credentials import ManifestSigner, check_credentials
 from vidinvert.media.decode import decode
 from vidinvert.media.encode import VideoWriter, copy_clip
 from vidinvert.media.grey import GREY_SUFFIX, GreyWriter
@@ -16,11 +17,13 @@ __all__ = [
     "MUXERS",
     "SEGMENT_FRAMES",
     "GreyWriter",
+    "ManifestSigner",
     "PendingFile",
     "SegmentedWriter",
     "ShotDetector",
     "SoundComparison",
     "VideoWriter",
+    "check_credentials",
     "check_target",
     "compare_sound",
     "copy_clip",

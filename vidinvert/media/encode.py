@@ -8,6 +8,7 @@ height is stored with full colour resolution (4:4:4). The default speed is x264'
 import os
 from contextlib import ExitStack
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
@@ -24,6 +25,7 @@ from av.video.stream import VideoStream
 from vidinvert.errors import EncodeError
 from vidinvert.media.codecs import Encoding, choose_encoding, describe_loss
 from vidinvert.media.containers import main_video_stream, open_input, pixel_bound, shown
+from vidinvert.media.credentials import ManifestSigner
 from vidinvert.media.fields import FieldMarker, field_options
 from vidinvert.media.planes import (
     FULL_RANGE,
@@ -59,6 +61,7 @@ class VideoWriter:
         stop: index behind the last, None = the end of the clip. A span that does not begin with the
             clip begins at time 0; sound packets that start within it are kept.
         comment: the text of the mark.
+        signer: signs the file before it gets its name, None = nobody.
         pictures_only: leave out sound, subtitles, descriptions and the rehearsal: for a part of a
             `SegmentedWriter`.
 
@@ -68,6 +71,7 @@ class VideoWriter:
 
     Raises:
         EncodeError: the output cannot be written, or frames were missing at the end.
+        PlanError: the output's container cannot be signed.
         ValueError: the span is not one of this clip's.
     """
 
@@ -81,6 +85,7 @@ class VideoWriter:
         start: int = 0,
         stop: int | None = None,
         comment: str | None = None,
+        signer: ManifestSigner | None = None,
         pictures_only: bool = False,
     ) -> None:
         self._stop = like.frame_count if stop is None else stop
@@ -93,6 +98,9 @@ class VideoWriter:
         self._start = start
         self._comment = comment if settings.mark else None
         self._file = PendingFile(target, source=like.path, overwrite=overwrite)
+        self._signer = signer
+        if signer is not None:
+            signer.check(self._file.target, muxer=self._file.format)
         self._encoding = choose_encoding(
             like, settings, target=self._file.target, muxer=self._file.format
         )
@@ -272,6 +280,8 @@ class VideoWriter:
                 f"{self._encoding.encoder} gave {self._muxed} pictures for {written} frames, "
                 "expected one each; choose another codec"
             )
+        if self._signer is not None:
+            self._file.rewrite(partial(self._signer.sign, muxer=self._file.format))
         self._file.commit()
 
     def _flush(self) -> None:

@@ -25,6 +25,7 @@ from vidinvert.media.containers import (
     shown,
     video_packets,
 )
+from vidinvert.media.credentials import ManifestSigner
 from vidinvert.media.encode import VideoWriter
 from vidinvert.media.targets import encode_errors
 from vidinvert.types import EncodeSettings, FrameBatch, Int64Array, VideoInfo
@@ -49,6 +50,7 @@ class SegmentedWriter(VideoWriter):
         start: see there.
         stop: see there.
         comment: see there.
+        signer: see there; it signs the output, not its segments.
         segment_frames: frames of a segment, the last one has fewer.
 
     Raises:
@@ -67,6 +69,7 @@ class SegmentedWriter(VideoWriter):
         start: int = 0,
         stop: int | None = None,
         comment: str | None = None,
+        signer: ManifestSigner | None = None,
         segment_frames: int = SEGMENT_FRAMES,
     ) -> None:
         if segment_frames < 1:
@@ -82,6 +85,7 @@ class SegmentedWriter(VideoWriter):
             start=start,
             stop=stop,
             comment=comment,
+            signer=signer,
         )
         behind = range(start + segment_frames, self._stop, segment_frames)
         self._borders = [start, *behind, self._stop]

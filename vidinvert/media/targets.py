@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,6 +126,16 @@ class PendingFile:
         """Make the empty temporary file."""
         with encode_errors(self.target):
             os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+    def rewrite(self, change: Callable[[Path, Path], None]) -> None:
+        """Let `change` make a new file out of the temporary one, which it replaces."""
+        changed = self.path.with_name(f"{self.path.stem}-changed{self.path.suffix}")
+        try:
+            with encode_errors(self.target):
+                change(self.path, changed)
+                os.replace(changed, self.path)
+        finally:
+            changed.unlink(missing_ok=True)
 
     def commit(self) -> None:
         """Bring the temporary file safely to the disc and give it its name."""
