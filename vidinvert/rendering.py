@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from vidinvert import images
 from vidinvert.changes import ChangeStream, EditedFace, head_window, show_change
@@ -39,7 +38,6 @@ from vidinvert.types import CompositeMode, FrameBatch, RenderPlan
 Sample = TypeVar("Sample", bound=np.unsignedinteger)
 
 STILL = 1 / 64  # pixels: what moves less stays exactly where it is
-REPLACED_FROM = 32.0  # grey levels painted on a crop from which the frame's own detail is gone
 
 
 def render(
@@ -110,19 +108,25 @@ def _render_face(
         positions = positions[face.strength[positions] > 0]
     if len(positions) == 0:
         return batch.canvas
-    ood = images.mask_to_float(face.inversion.mask.ood[positions].to(device))
-    side = changes.size if composite == "warped" else method.crop_size
-    feather = feather_mask(side, plan.feather).to(device)
-    visible = (1.0 - images.resize(ood, (side, side))) * feather  # (K, 1, R, R)
+    moves = composite == "warped" or (composite == "generated" and paints)
+    side = changes.size if moves else method.crop_size
+    visible = _visible(face, positions, plan, side, device)
     output = batch.canvas.copy()
     offsets = np.searchsorted(batch.indices, face.alignment.indices[positions])
     matrices = face.alignment.crop_from_frame[positions]
-    if composite == "warped":
+    if moves:
         shares = _channels_last(visible)
         for k, offset in enumerate(offsets):
             flow, rest = show_change(changes.at(int(positions[k])), shares[k])
             place = resized_crop(matrices[k], method.crop_size, side)
             paste_warped(output[offset], flow, rest, place)
+        if composite == "warped" or not isinstance(method, EditPainter):
+            return output
+        visible = _visible(face, positions, plan, method.crop_size, device)
+        lacking = _find_lacking(batch, batch.painted(output), face, positions, method, device)
+        painted = _channels_last(visible * lacking)
+        for k, offset in enumerate(offsets):
+            paste(output[offset], painted[k], matrices[k])
         return output
     before = face.inversion.latents.w_plus[positions].to(device)
     after = face.edited.at(positions).to(device)
@@ -136,6 +140,18 @@ def _render_face(
     for k, offset in enumerate(offsets):
         paste(output[offset], painted[k], matrices[k])
     return output
+
+
+def _visible(
+    face: EditedFace,
+    positions: NDArray[np.int64],
+    plan: RenderPlan,
+    side: int,
+    device: torch.device | str,
+) -> Tensor:
+    """Return how far an edit shall show at some positions: (K, 1, side, side) in [0, 1]."""
+    ood = images.mask_to_float(face.inversion.mask.ood[positions].to(device))
+    return (1.0 - images.resize(ood, (side, side))) * feather_mask(side, plan.feather).to(device)
 
 
 def _own_layers(
@@ -152,34 +168,24 @@ def _own_layers(
     steadied = face.inversion.latents.w_plus[positions].to(device)
     embedding = replace(method.embed(crops), w_plus=steadied)
     image = method.synthesise(embedding, face.edited.at(positions).to(device)).image
-    if isinstance(method, EditPainter):
-        return lay_over(crops, image, visible)
     if face.presence is not None:
         visible = visible * visible.new_tensor(face.presence[positions])[:, None, None, None]
     return torch.cat([visible * (image + 1.0) * 127.5, visible], dim=1)
 
 
-def lay_over(source: Tensor, painted: Tensor, visible: Tensor) -> Tensor:
-    """Return layers for `paste` that show what was painted on a crop, and touch nothing else.
-
-    The change is added to the frame, so what the crop is too small to hold stays sharp. Where much
-    is changed, that detail is the old picture's and would be a ghost: there the crop replaces it.
-
-    Args:
-        source: the crops, (K, 3, R, R) in [-1, 1].
-        painted: the same, painted on.
-        visible: (K, 1, R, R) in [0, 1].
-
-    Returns:
-        (K, 4, R, R); 0 where nothing is visible, or nothing was painted nearby.
-    """
-    change = painted - source
-    apart = F.avg_pool2d(
-        change.abs().amax(dim=1, keepdim=True), 5, stride=1, padding=2, count_include_pad=False
-    )
-    replaced = visible * (apart * 127.5 / REPLACED_FROM).clamp(0.0, 1.0)
-    levels = 127.5 * (visible * change + replaced * (source + 1.0))
-    return torch.cat([levels, replaced], dim=1)
+def _find_lacking(
+    batch: FrameBatch,
+    edited: FrameBatch,
+    face: EditedFace,
+    positions: NDArray[np.int64],
+    method: EditPainter,
+    device: torch.device | str,
+) -> Tensor:
+    """Return what the crops of edited frames still lack, (K, 3, R, R) grey levels."""
+    found, crops = crop_batch(batch, face.alignment)
+    chosen = torch.from_numpy(np.isin(found, positions))
+    painted = crop_batch(edited, face.alignment)[1]
+    return method.clean(crops[chosen].to(device), painted[chosen].to(device)) * 127.5
 
 
 def _channels_last(layers: Tensor) -> NDArray[np.float32]:

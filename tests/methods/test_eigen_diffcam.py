@@ -97,6 +97,16 @@ def test_an_edit_is_painted_and_its_mask_needs_the_codes_alone(method, crops, em
 
 
 @torch.inference_mode()
+def test_nothing_is_cleaned_where_nothing_was_painted(method, crops):
+    painted = crops.clone()
+    painted[0, :, 100:140, 60:90] += 0.3
+    lacking = method.clean(crops, painted)
+    assert lacking[0, :, 105:135, 65:85].abs().max() > 0
+    assert lacking[0, :, :90].abs().max() == 0.0
+    assert lacking[1].abs().max() == 0.0
+
+
+@torch.inference_mode()
 def test_frames_without_an_edit_stay_the_source_beside_edited_ones(method, crops, embedding):
     edited = moved(method, embedding.w_plus, smile=2.0)
     edited[0] = embedding.w_plus[0]

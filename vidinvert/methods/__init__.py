@@ -99,10 +99,19 @@ class EditPainter(Method, Protocol):
     Its `synthesise` gives the embedded crop with the edit from the embedding's codes to `w_plus`;
     without one, the crop itself and a mask of ones. So the mask can be found only when the edit is
     known: from the codes alone, for all frames before any is rendered, and steadied as masks are.
+    Along a clip it is not `synthesise` that paints: the crop's pixels are moved by the change that
+    is steadied along the clip, in the mask, and `clean` mends what comes out.
     """
 
     def find_edit_mask(self, w_plus: Tensor, edited: Tensor) -> Tensor:
         """Return what an edit between codes (N, L, D) leaves alone: (N, 1, R, R), 1 = keep."""
+        ...
+
+    def clean(self, crops: Tensor, painted: Tensor) -> Tensor:
+        """Return what edited crops lack: to be added to `painted`, 0 where nothing was painted.
+
+        Both are (N, 3, R, R) in [-1, 1].
+        """
         ...
 
 

@@ -3,7 +3,9 @@
 Song et al. (ECCV 2022) show the edited inversion through Diff-CAM's map of the edit and clean what
 shows through of both pictures. Here the edited picture is the source redrawn: what the edit changes
 in the generator's latents is added to the source's own, and its pixels are moved as it moves the
-decoded picture. So detail survives, and an edit of strength 0 is the source, bit for bit.
+decoded picture. So detail survives, and an edit of strength 0 is the source, bit for bit. Along a
+clip the pixels are moved by the steadied change that all methods share, and the deghosting network
+mends what comes out: a mouth that the generator hardly knows, pursed or covered, keeps its corners.
 
 The map is of the directions that are applied. Their strengths are read off the codes: what an edit
 adds to them is a sum of the pack's directions, whose weights are its least squares. Of several
@@ -78,11 +80,17 @@ class EigenDiffCam:
         cam = self._map(before, seen, applied)
         edited = redraw(crops, own, after - before, self.bank.decoder)
         fused = fuse(crops, edited, self._enlarge(cam))
-        given = fused.to(self.dtype).contiguous(memory_format=torch.channels_last)
-        correction = self.deghoster(given, self.bank).float()
-        image = (fused + correctable(crops, edited) * correction).clamp(-1.0, 1.0)
+        image = (fused + correctable(crops, edited) * self._correct(fused)).clamp(-1.0, 1.0)
         changed = (w_plus != codes).flatten(1).any(dim=1)[:, None, None, None]
         return Synthesis(image=torch.where(changed, image, crops), ood=self._keep(cam))
+
+    def clean(self, crops: Tensor, painted: Tensor) -> Tensor:
+        """Return the deghosting network's correction of edited crops (N, 3, R, R)."""
+        return correctable(crops, painted) * self._correct(painted)
+
+    def _correct(self, ghosted: Tensor) -> Tensor:
+        given = ghosted.to(self.dtype).contiguous(memory_format=torch.channels_last)
+        return self.deghoster(given, self.bank).float()
 
     def generate(self, w_plus: Tensor) -> Tensor:
         """Render codes (N, L, D) without a source."""

@@ -122,15 +122,15 @@ def picture_face(
     after = face.edited.at(positions).to(device)
     embedding = replace(method.embed(crops.to(device)), w_plus=before)
     synthesis = method.synthesise(embedding, before)
-    own = choose_composite(plan, method) == "generated"
-    aligned = own and not isinstance(method, EditPainter)  # painted on the crop: it is no inversion
+    paints = isinstance(method, EditPainter)  # it paints on the crop: that is no inversion
+    aligned = choose_composite(plan, method) == "generated" and not paints
     if face.unedited is not None and not aligned:
         inverted = read_pictures(face.unedited, positions)
     else:
         inverted = images.to_uint8(synthesis.image if aligned else method.generate(before))
     later = None
     if edited:
-        later = method.synthesise(embedding, after).image if own else method.generate(after)
+        later = method.synthesise(embedding, after).image if aligned else method.generate(after)
     return FacePictures(
         positions=positions,
         inverted=inverted,
