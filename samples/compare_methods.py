@@ -1,61 +1,57 @@
-"""Draw what every method makes of a face: `python samples/compare_methods.py PICTURE.png [CLIP]`.
+"""Compare the methods of `mini`: `python -m samples.compare_methods PICTURE.png [SHARED_DATA]`.
 
-One row a method: a crop of the clip, its inversion, the mask (white = the source is kept), and two
-edits. `python -m tests.bench.methods` prints the figures on many faces and clips.
+One row a method: a face of the sample, its inversion (as tests/bench/methods.py shows it), the mask
+of the first edit (white = the source is kept) and two edits. With shared data a table follows.
 """
 
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 import torch
 
 import vidinvert
+from tests.bench.methods import compare, find_codes, show, summary
+from vidinvert import images
 from vidinvert.faces import align, crop_batch, track_faces
-from vidinvert.fidelity import psnr
-from vidinvert.images import resize_picture, to_uint8, write_png
 from vidinvert.media import decode
+from vidinvert.types import FrameBatch
 
-CLIP, SPAN, SIZE = Path(__file__).parent / "talk.mp4", (1.2, 1.4), 192  # seconds, pixels
-EDITS, METHODS = ("smile=2.5", "age=2"), ("samm", "e4e", "restyle", "indomain", "force-indomain")
-
-
-@torch.inference_mode()
-def invert(method, crop):
-    """Return the inversion of a crop (1, 3, R, R) and its mask, (R, R, 3) each."""
-    found = method.embed(crop)
-    refine = getattr(method, "refine", None)  # In-Domain's optimisation
-    found = found if refine is None else refine(crop, found, None)
-    shown = method.synthesise(found, found.w_plus)
-    return to_uint8(shown.image)[0], to_uint8(shown.ood.expand(-1, 3, -1, -1) * 2 - 1)[0]
+CLIP, FRAME, SPAN = Path(__file__).parent / "talk.mp4", 30, (1.2, 1.4)  # FRAME is the span's first
+METHODS = ("samm", "diffcam", "e4e", "restyle", "indomain", "force-indomain")
+EDITS, SIZE, LABEL = ("smile=2", "age=2.5"), 128, 16  # pixels
 
 
-def main(picture, clip=CLIP, methods=METHODS):
-    """Draw the picture, print the inversions' PSNR, and return it by method."""
-    rows, figures, span = [], {}, vidinvert.Span(start_seconds=SPAN[0], end_seconds=SPAN[1])
-    for name in methods:
-        pack = vidinvert.load_pack("mini", method=name)
-        with tempfile.TemporaryDirectory() as folder:
-            parts = []
-            for edit in ("smile=0", *EDITS):
-                target = Path(folder) / f"{edit}.mp4"
-                vidinvert.edit_video(clip, target, edits=edit, span=span, pack=pack)
-                parts.append(next(iter(decode(vidinvert.probe(target), batch_size=1))))
-        found, plan = pack.detector.detect(parts[0]), vidinvert.TrackingPlan()
-        (track,) = track_faces(found, seconds=np.zeros(1), plan=plan)
-        face = align(track, crop_size=pack.method.crop_size)
-        crops = [crop_batch(part, face)[1] for part in parts]
-        started = time.perf_counter()
-        image, mask = invert(pack.method, crops[0])
-        source, *edited = (to_uint8(crop)[0] for crop in crops)
-        figures[name] = psnr(source, image)
-        print(f"{name:14s} {figures[name]:6.2f} dB  {time.perf_counter() - started:5.2f} s")
-        cells = [resize_picture(cell, SIZE) for cell in (source, image, mask, *edited)]
-        rows.append(np.concatenate(cells, axis=1))
-    write_png(Path(picture), np.concatenate(rows))
-    return figures
+@torch.no_grad()
+def _draw_row(name):  # -> a method's cells, uint8 (R, R, 3): source, inversion, mask, edits
+    pack, plan = vidinvert.load_pack("mini", method=name), vidinvert.TrackingPlan()
+    span = vidinvert.Span(start_seconds=SPAN[0], end_seconds=SPAN[1])
+    frames = [next(decode(vidinvert.probe(CLIP), batch_size=1, start=FRAME)).frames]
+    with tempfile.TemporaryDirectory() as folder:
+        for edit in EDITS:
+            out, masks = Path(folder) / f"{edit}.mp4", Path(folder) / edit
+            vidinvert.edit_video(CLIP, out, edits=edit, span=span, pack=pack, save_masks=masks)
+            frames.append(next(decode(vidinvert.probe(out), batch_size=1)).frames)
+        frames.append(images.read_picture(Path(folder) / EDITS[0] / f"{FRAME:06d}.png")[None])
+    batches = [FrameBatch(frames=frame, indices=np.zeros(1, np.int64)) for frame in frames]
+    found = track_faces(pack.detector.detect(batches[0]), seconds=np.zeros(1), plan=plan)
+    source, *edited, mask = (crop_batch(b, align(found[0], crop_size=256))[1] for b in batches)
+    inverted = show(pack.method, source, find_codes(pack.method, source)).clamp(-1, 1)
+    return [images.to_uint8(cell)[0] for cell in (source, inverted, mask, *edited)]
+
+
+def main(picture, shared=None, methods=METHODS):
+    """Write the picture, print the table, and return the picture's cells by method."""
+    rows, words = {name: _draw_row(name) for name in methods}, ("source", "inversion", "mask")
+    lines = [[images.draw_text(word, height=LABEL, width=SIZE) for word in (*words, *EDITS)]]
+    for name, cells in rows.items():
+        lines.append([images.draw_text(name, height=LABEL, width=SIZE * len(cells))])
+        lines.append([images.shrink(cell, (SIZE, SIZE)) for cell in cells])
+    images.write_png(Path(picture), np.concatenate([np.concatenate(line, 1) for line in lines]))
+    if shared is not None:
+        print(summary(*compare(Path(shared), methods=methods)))
+    return rows
 
 
 if __name__ == "__main__":

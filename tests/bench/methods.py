@@ -1,16 +1,18 @@
 """Compare every method of a pack: `python -m tests.bench.methods [--faces 48] [--seconds 1]`.
 
 The validation faces and the clips are those of the shared data. Of a face: what the inversion
-looks like before any edit (for SAMM the blend with the source, since that is what it shows), and
-where its codes lie. Of a clip: what `vidinvert evaluate` says of a smile, and the CPU time that
-the edit took. SQ is the distance of SqueezeNet's features, identity is mobilefacenet's.
+looks like before any edit (for SAMM the blend with the source, since that is what it shows; for
+Diff-CAM, which shows the source itself, the generator's picture of its codes), and where its codes
+lie. Of a clip: what `vidinvert evaluate` says of a smile, and the CPU time that the edit took. SQ
+is the distance of SqueezeNet's features, identity is mobilefacenet's. Then what each method
+claims over another, and whether that holds.
 """
 
 import argparse
 import json
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +29,7 @@ from vidinvert.changes import head_window
 from vidinvert.checkpoints import find_pack, load_part, select
 from vidinvert.cli.device import keep_memory
 from vidinvert.evaluation import evaluate_video
-from vidinvert.methods import LOADERS, Method
+from vidinvert.methods import LOADERS, EditPainter, Method
 from vidinvert.networks.eigen import EigenBasis
 from vidinvert.networks.eigen_encoder import CodeDiscriminator, mahalanobis
 from vidinvert.networks.squeezenet import SqueezeFeatures
@@ -43,6 +45,33 @@ FACE_FIGURES = (
     "cpu_seconds",
 )  # fmt: skip
 CLIP_FIGURES = ("tl_id", "tg_id", "identity", "warping", "smile", "cpu_seconds")
+# The columns of `summary`: heading, "faces" or "clips", figure, decimals.
+SUMMARY = (
+    ("PSNR dB", "faces", "psnr", 2),
+    ("background dB", "faces", "psnr_background", 2),
+    ("SQ", "faces", "sq", 3),
+    ("identity", "faces", "identity", 3),
+    ("distance to W", "faces", "from_w", 3),
+    ("LEC", "faces", "lec", 1),
+    ("TL-ID", "clips", "tl_id", 3),
+    ("TG-ID", "clips", "tg_id", 3),
+    ("identity, edited", "clips", "identity", 3),
+    ("warping error, relative", "clips", "warping", 2),
+    ("CPU s a frame", "clips", "cpu_seconds", 2),
+)
+# Better, worse, in "faces" by a figure, and whether more of it is better.
+CLAIMS = (
+    ("samm", "e4e", "psnr", True),
+    ("samm", "e4e", "identity", True),
+    ("samm", "e4e", "psnr_background", True),
+    ("indomain", "indomain:steps=0", "psnr", True),
+    ("force-indomain", "indomain:steps=0", "from_w", False),
+    ("force-indomain", "indomain:steps=0", "mahalanobis", False),
+    ("force-indomain", "indomain:steps=0", "logit", True),
+    ("force-indomain", "indomain:steps=0", "lec", False),
+    ("force-indomain:steps=10", "indomain", "from_w", False),
+)
+Figures = dict[str, dict[str, float]]  # by method, then by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,6 +94,8 @@ def find_codes(method: Method, crops: Tensor) -> Embedding:
 
 def show(method: Method, crops: Tensor, embedding: Embedding) -> Tensor:
     """Return the unedited picture of a method (N, 3, R, R): with what its mask keeps."""
+    if isinstance(method, EditPainter):
+        return method.generate(embedding.w_plus)
     synthesis = method.synthesise(embedding, embedding.w_plus)
     return images.composite(source=crops, generated=synthesis.image, ood=synthesis.ood)
 
@@ -120,7 +151,8 @@ def _judge(models: vidinvert.Models) -> CodeDiscriminator | None:
 
 
 def _basis(method: Method) -> EigenBasis | None:
-    return getattr(getattr(method, "generator", None), "basis", None)
+    bank = getattr(method, "bank", method)  # Diff-CAM has its generator there
+    return getattr(getattr(bank, "generator", None), "basis", None)
 
 
 def measure_clips(bench: Bench, models: vidinvert.Models, seconds: float) -> dict[str, float]:
@@ -165,8 +197,83 @@ def table(figures: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(lines)
 
 
+def summary(still: Figures, moving: Figures) -> str:
+    """Lay out the figures of faces and of clips as one Markdown table."""
+    figures = {"faces": still, "clips": moving}
+    lines = ["| method | " + " | ".join(heading for heading, *_ in SUMMARY) + " |"]
+    lines.append("| --- |" + " --- |" * len(SUMMARY))
+    for method in dict.fromkeys((*still, *moving)):
+        values = [
+            f"{figures[kind].get(method, {}).get(name, np.nan):.{digits}f}"
+            for _, kind, name, digits in SUMMARY
+        ]
+        lines.append(f"| {method} | " + " | ".join(values) + " |")
+    return "\n".join(lines)
+
+
+def check_claims(still: Figures) -> str:
+    """Say of every claim whose methods were measured whether it holds."""
+    lines = []
+    for better, worse, name, more in CLAIMS:
+        if better in still and worse in still:
+            first, second = still[better][name], still[worse][name]
+            verdict = "holds" if (first > second) == more else "does not hold"
+            sign = ">" if more else "<"
+            lines.append(f"{name}: {better} {first:.3f} {sign} {worse} {second:.3f}: {verdict}")
+    return "\n".join(lines)
+
+
+def open_bench(shared: Path, *, pack: str, faces: int) -> Bench:
+    """Load validation faces, spread over the sets, and the helper networks."""
+    helpers, known = shared / "models", load_faces(shared / "data" / "faces256")
+    rows = np.array([r for r in known.rows("val") if known.source[r] != "maicom"])
+    rows = rows[:: max(1, len(rows) // max(1, faces))][:faces]
+    return Bench(
+        pack=pack,
+        crops=np.asarray(known.images[rows]),
+        perceptual=load_perceptual(next((helpers / "perceptual").glob("squeezenet*.npz"))),
+        identity=IdentityNetwork(helpers / "identity" / "mobilefacenet.onnx"),
+        shared=shared,
+    )
+
+
+def compare(
+    shared: Path,
+    *,
+    methods: Sequence[str],
+    pack: str = "mini",
+    faces: int = 48,
+    seconds: float = 1.0,
+) -> tuple[Figures, Figures]:
+    """Measure methods on faces and on clips, and print each row as it is found.
+
+    Args:
+        shared: the folder with data/faces256, data/clips and models.
+        methods: by name, with options as `indomain:steps=0`.
+        pack: whose they are.
+        faces: of the validation faces; 0 = none.
+        seconds: of every clip; 0 = none.
+    """
+    bench = open_bench(shared, pack=pack, faces=faces)
+    still: Figures = {}
+    moving: Figures = {}
+    for name in methods:
+        try:
+            models = vidinvert.load_pack(pack, method=name)
+        except vidinvert.VidinvertError as error:
+            print(f"{name}: {error}", flush=True)
+            continue
+        if faces:
+            still[name] = measure_faces(bench, models)
+            print(table({name: still[name]}).splitlines()[-1], flush=True)
+        if seconds > 0:
+            moving[name] = measure_clips(bench, models, seconds)
+            print(table({name: moving[name]}).splitlines()[-1], flush=True)
+    return still, moving
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print all tables, and which claims hold."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pack", default="mini")
     parser.add_argument("--shared", type=Path, default=SHARED)
@@ -176,35 +283,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     keep_memory()
-    data, helpers = options.shared / "data" / "faces256", options.shared / "models"
-    faces = load_faces(data)
-    rows = np.array([r for r in faces.rows("val") if faces.source[r] != "maicom"])
-    rows = rows[:: max(1, len(rows) // max(1, options.faces))][: options.faces]
-    bench = Bench(
-        pack=options.pack,
-        crops=np.asarray(faces.images[rows]),
-        perceptual=load_perceptual(next((helpers / "perceptual").glob("squeezenet*.npz"))),
-        identity=IdentityNetwork(helpers / "identity" / "mobilefacenet.onnx"),
-        shared=options.shared,
-    )
     kind = find_pack(options.pack).generator
-    still: dict[str, dict[str, float]] = {}
-    moving: dict[str, dict[str, float]] = {}
-    for name in options.methods or [method for k, method in LOADERS if k == kind]:
-        try:
-            models = vidinvert.load_pack(options.pack, method=name)
-        except vidinvert.VidinvertError as error:
-            print(f"{name}: {error}", flush=True)
-            continue
-        if options.faces:
-            still[name] = measure_faces(bench, models)
-            print(table({name: still[name]}).splitlines()[-1], flush=True)
-        if options.seconds > 0:
-            moving[name] = measure_clips(bench, models, options.seconds)
-            print(table({name: moving[name]}).splitlines()[-1], flush=True)
+    still, moving = compare(
+        options.shared,
+        methods=options.methods or [method for k, method in LOADERS if k == kind],
+        pack=options.pack,
+        faces=options.faces,
+        seconds=options.seconds,
+    )
     for figures in (still, moving):
         if figures:
             print("\n" + table(figures))
+    print("\n" + summary(still, moving) + "\n\n" + check_claims(still))
     if options.json is not None:
         options.json.write_text(
             json.dumps({"faces": still, "clips": moving}, indent=2), encoding="utf-8"
