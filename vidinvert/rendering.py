@@ -123,15 +123,11 @@ def _render_face(
         if composite == "warped" or not isinstance(method, EditPainter):
             return output
         visible = _visible(face, positions, plan, method.crop_size, device)
-        lacking = _find_lacking(batch, batch.painted(output), face, positions, method, device)
-        painted = _channels_last(visible * lacking)
-        for k, offset in enumerate(offsets):
-            paste(output[offset], painted[k], matrices[k])
-        return output
-    before = face.inversion.latents.w_plus[positions].to(device)
-    after = face.edited.at(positions).to(device)
-    if composite == "residual":
-        change = method.generate(after) - method.generate(before)
+        edited = batch.painted(output)
+        layers = visible * _find_lacking(batch, edited, face, positions, method, device)
+    elif composite == "residual":
+        before = face.inversion.latents.w_plus[positions].to(device)
+        change = method.generate(face.edited.at(positions).to(device)) - method.generate(before)
         head = torch.from_numpy(head_window(side)).to(device)
         layers = head * visible * change * 127.5  # (K, 3, R, R) grey levels to add
     else:
