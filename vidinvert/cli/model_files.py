@@ -15,6 +15,7 @@ KINDS = (
     *("stylegan2", "e4e", "psp", "restyle", "restyle_e4e", "restyle_psp", "featurestyle"),
     *("samm", "idinvert", "directions"),
 )
+NOT_READ = ("diffcam", "deghost", "stylegan3")  # refused with the reason
 CHECKED = {
     "published": "as its authors publish it",
     "recorded": "as it was when it was first fetched",
@@ -39,7 +40,12 @@ def add_import(actions: Any) -> None:
         epilog=f"examples:{EXAMPLES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("kind", choices=KINDS, metavar="KIND", help=f"what: {', '.join(KINDS)}")
+    parser.add_argument(
+        "kind",
+        choices=(*KINDS, *NOT_READ),
+        metavar="KIND",
+        help=f"what: {', '.join(KINDS)} (not read, and told why: {', '.join(NOT_READ)})",
+    )
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="official files; for directions also NAME=FILE"
     )

@@ -18,6 +18,7 @@ from vidinvert.networks.stylegan2 import Generator, sample_w_mean
 from vidinvert.official.fitting import Facts, check_mean, check_parts, check_same_generator
 from vidinvert.official.part import Part
 from vidinvert.official.parts import read_parts
+from vidinvert.official.refused import refuse_kind
 from vidinvert.types import FacePack
 from vidinvert.version import VERSION
 
@@ -74,9 +75,11 @@ def import_files(files: Sequence[Path], target: Path, plan: ImportPlan) -> FaceP
     Raises:
         KeyMismatchError: a name is unknown, missing or of another shape, or the files do not
             belong together.
-        CheckpointError: a file cannot be read safely, or something would be replaced.
+        CheckpointError: a file cannot be read safely or is of a kind that is not read, or something
+            would be replaced.
         MissingError: a file, or a part that the kind needs, is not there.
     """
+    refuse_kind(plan.kind)
     pack = read_pack(target) if (target / PACK_FILE).is_file() else None
     if pack is None and target.exists() and any(target.iterdir()):
         raise CheckpointError(

@@ -14,16 +14,15 @@ from vidinvert.checkpoints import (
     read_nvidia_pickle,
     rename_keys,
 )
-from vidinvert.errors import CheckpointError, KeyMismatchError
+from vidinvert.errors import KeyMismatchError
 from vidinvert.networks import keymaps
 from vidinvert.networks.keymaps_nvidia import stylegan2_ada
 from vidinvert.networks.ops import FIR_TAPS
 from vidinvert.official import encoder_parts, indomain_parts
 from vidinvert.official.building import build_samm, build_stylegan2
 from vidinvert.official.part import Part, count, first_names, inverse, rows
+from vidinvert.official.refused import refuse_file
 from vidinvert.types import Keymap
-
-STYLEGAN3_SIGN = "synthesis.input.weight"
 
 
 def read_parts(path: Path, *, kind: str) -> list[Part]:
@@ -35,12 +34,13 @@ def read_parts(path: Path, *, kind: str) -> list[Part]:
 
     Raises:
         KeyMismatchError: a name is missing or unknown, or the file is of another kind.
-        CheckpointError: the file cannot be read safely.
+        CheckpointError: the file cannot be read safely, or holds a network that is not read.
     """
     if path.suffix == ".pkl":
         return [_read_nvidia(path)]
     checkpoint = load_checkpoint(path)
     names = checkpoint.tensors
+    refuse_file(path, names)
     if any(name.startswith("g_ema.") for name in names):
         return [_read_rosinality(path, checkpoint.tensors)]
     if any(name.startswith("state_dict.encoder.") for name in names):
@@ -68,12 +68,7 @@ def read_parts(path: Path, *, kind: str) -> list[Part]:
 def _read_nvidia(path: Path) -> Part:
     network = read_nvidia_pickle(path)
     tensors = network.tensors
-    if STYLEGAN3_SIGN in tensors:
-        raise CheckpointError(
-            f"{path} is a StyleGAN3 generator (it has {STYLEGAN3_SIGN}), expected StyleGAN2: "
-            "vidinvert has no alias-free synthesis yet. Import a StyleGAN2 pickle, as "
-            "stylegan2-ffhq-1024x1024.pkl."
-        )
+    refuse_file(path, tensors)
     for name, tensor in tensors.items():
         if name.endswith("resample_filter"):
             _check_filter(path, name, tensor)
