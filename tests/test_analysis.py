@@ -159,6 +159,7 @@ def test_what_is_no_analysis_is_refused(kept, pack, tmp_path):
         read(tmp_path / "missing.npz", analysis.info, pack)
 
 
+@pytest.mark.promise(7)
 def test_an_analysis_is_written_whole_and_replaces_nothing_unasked(kept, pack, tmp_path):
     path, analysis = kept
     with pytest.raises(EncodeError, match=r"kept.npz exists already"):

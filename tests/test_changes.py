@@ -151,11 +151,13 @@ def test_a_strength_over_time_stays_as_it_was_written():
         assert brightening(face, position) == pytest.approx(expected, rel=0.06, abs=0.01)
 
 
+@pytest.mark.promise(6)
 def test_no_change_crosses_an_interval():
     face = flickering_face(20, sigma=0.3, intervals=[Interval(0, 1), Interval(1, 20)])
     assert brightening(face, 0) == pytest.approx(0.4, abs=0.01)
 
 
+@pytest.mark.promise(18)
 def test_changes_are_the_same_wherever_rendering_begins_and_are_generated_once():
     face = flickering_face(40, sigma=0.1, intervals=[Interval(0, 40)])
     method = Flickerer()
@@ -189,6 +191,7 @@ def test_along_the_flow_a_change_that_flickers_is_averaged_too():
     assert brightening(still, 21) > 1.5 * brightening(still, 20)
 
 
+@pytest.mark.promise(6)
 def test_along_the_flow_a_strength_over_time_stays_and_nothing_crosses_an_interval():
     ramp = np.linspace(0.0, 1.0, 40)
     face = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)], strength=ramp))
@@ -199,6 +202,7 @@ def test_along_the_flow_a_strength_over_time_stays_and_nothing_crosses_an_interv
     assert brightening(apart, 0) < 0.8 * brightening(joined, 0)
 
 
+@pytest.mark.promise(18)
 def test_along_the_flow_changes_are_the_same_wherever_rendering_begins(monkeypatch):
     monkeypatch.setattr("vidinvert.changes.BLOCK", 8)
     face = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)]), time=0.05)
@@ -256,6 +260,7 @@ def test_a_damaged_picture_is_refused():
         read_pictures(short, np.array([1]))
 
 
+@pytest.mark.promise(18)
 def test_drawing_ahead_in_other_threads_changes_nothing():
     ramp = np.clip(np.linspace(-0.5, 1.0, 30), 0, None)  # ten frames in which nothing shows
     face = flickering_face(30, sigma=0.1, intervals=[Interval(0, 30)], strength=ramp)

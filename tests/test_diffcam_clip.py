@@ -17,6 +17,7 @@ def quiet(stage, done, total):
     pass
 
 
+@pytest.mark.promise(5)
 @pytest.mark.slow
 def test_outside_the_mask_and_without_an_edit_frames_are_the_sources_bit_for_bit():
     pack = vidinvert.load_pack("mini", method="diffcam")

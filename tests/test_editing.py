@@ -59,6 +59,7 @@ def test_a_face_may_be_named_with_a_strength_and_with_keyframes():
     assert parse_edit("smile=2", DIRECTIONS).face is None
 
 
+@pytest.mark.promise(16)
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -84,6 +85,7 @@ def test_edits_that_cannot_be_read_are_refused_in_one_sentence(text, message):
         parse_edit(text, DIRECTIONS)
 
 
+@pytest.mark.promise(5)
 def test_strength_zero_leaves_the_codes_bit_for_bit():
     before = latents()
     plan = parse_edits(["smile=0", "age=0"], DIRECTIONS)
@@ -125,6 +127,7 @@ def fade(indices, *, shots=(), frames=range(40), fade_seconds=0.2):
     )
 
 
+@pytest.mark.promise(6)
 def test_an_edit_sets_in_where_a_face_comes_and_goes_where_it_leaves():
     weights = fade(range(10, 30))
     np.testing.assert_allclose(weights[:4], [0.15625, 0.5, 0.84375, 1.0])
@@ -144,6 +147,7 @@ def test_a_cut_in_the_middle_of_a_track_costs_nothing():
     assert fade(range(40), shots=shots).min() == 1.0
 
 
+@pytest.mark.promise(6)
 def test_both_sides_of_a_gap_fade():
     weights = fade([*range(15), *range(25, 40)])
     assert weights[:10].min() == weights[-10:].min() == 1.0

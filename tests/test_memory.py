@@ -32,6 +32,7 @@ def looped(target, frames):
         output.mux(stream.encode())
 
 
+@pytest.mark.promise(10)
 @pytest.mark.slow
 def test_a_clip_of_1500_frames_peaks_within_a_tenth_of_150(tmp_path):
     peaks = {}

@@ -54,6 +54,7 @@ def source_frames(info):
     return np.concatenate([batch.frames for batch in decode(info, stop=4)])
 
 
+@pytest.mark.promise(1)
 def test_the_edited_clip_keeps_frames_times_and_size(edited):
     frames, times = read_clip(edited[0])
     source, source_times = read_clip(SAMPLE)
@@ -61,6 +62,7 @@ def test_the_edited_clip_keeps_frames_times_and_size(edited):
     assert times == source_times[:10]
 
 
+@pytest.mark.promise(3)
 @pytest.mark.slow
 def test_the_whole_sound_is_copied_when_nothing_is_cut(tmp_path):
     target = tmp_path / "whole.mp4"
@@ -78,6 +80,7 @@ def test_the_report_says_what_was_done(edited):
     assert report["peak_memory_bytes"] > 1e6
 
 
+@pytest.mark.promise(5)
 def test_strength_zero_gives_the_source_before_encoding(analysis):
     info, plans, found = analysis
     np.testing.assert_array_equal(
@@ -85,6 +88,7 @@ def test_strength_zero_gives_the_source_before_encoding(analysis):
     )
 
 
+@pytest.mark.promise(5)
 def test_an_edit_changes_the_face_and_nothing_outside_its_crop(analysis):
     info, plans, found = analysis
     edited_frames, source = frames_after(info, plans, found, "smile=3"), source_frames(info)
@@ -98,6 +102,7 @@ def test_an_edit_changes_the_face_and_nothing_outside_its_crop(analysis):
         assert frame.max() > 20
 
 
+@pytest.mark.promise(18)
 def test_the_same_input_gives_the_same_frames(analysis):
     info, plans, found = analysis
     first = frames_after(info, plans, found, "smile=2")
@@ -105,6 +110,7 @@ def test_the_same_input_gives_the_same_frames(analysis):
     np.testing.assert_array_equal(frames_after(info, plans, again, "smile=2"), first)
 
 
+@pytest.mark.promise(5)
 def test_an_edit_for_another_face_leaves_this_one_alone(analysis):
     info, plans, found = analysis
     out = frames_after(info, plans, found, "smile=3:face=5")
@@ -126,6 +132,7 @@ def test_masks_are_written_in_frame_geometry_white_outside_the_crop(tmp_path):
     assert mask[200:300, 200:300].min() < 128
 
 
+@pytest.mark.promise(6)
 def test_a_clip_without_a_face_is_refused_and_leaves_nothing(tmp_path):
     source, target = tmp_path / "bars.mp4", tmp_path / "out.mp4"
     blank_clip(source)
@@ -134,6 +141,7 @@ def test_a_clip_without_a_face_is_refused_and_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bars.mp4"]
 
 
+@pytest.mark.promise(6)
 def test_a_clip_without_a_face_may_be_copied(tmp_path):
     source, target = tmp_path / "bars.mp4", tmp_path / "out.mp4"
     blank_clip(source)
@@ -153,6 +161,7 @@ def kept(tmp_path_factory):
     return analysis, target, report
 
 
+@pytest.mark.promise(18)
 def test_editing_from_a_kept_analysis_gives_the_same_clip_without_measuring(kept, tmp_path):
     analysis, first, _ = kept
     target = tmp_path / "again.mkv"

@@ -111,6 +111,7 @@ def rendered(batch, face, **plan):
     return out
 
 
+@pytest.mark.promise(5)
 @pytest.mark.parametrize("side", [20.0, 40.0, 55.0])
 def test_strength_zero_gives_the_source_bit_for_bit(side):
     batch = frames()
@@ -118,6 +119,7 @@ def test_strength_zero_gives_the_source_bit_for_bit(side):
     np.testing.assert_array_equal(rendered(batch, face).frames, batch.frames)
 
 
+@pytest.mark.promise(5)
 def test_only_pixels_inside_the_crop_and_in_domain_change():
     batch = frames()
     out = rendered(batch, edited_face(batch, alignment([0, 1, 2, 3]), 0.5)).frames
@@ -159,6 +161,7 @@ def test_the_generated_composite_shows_the_generators_picture():
     np.testing.assert_allclose(out[:, 25:35, 28:34], 100 + 0.2 * 127.5, atol=1.0)
 
 
+@pytest.mark.promise(6)
 def test_frames_without_the_face_pass_through():
     batch = frames()
     face = edited_face(batch, alignment([1, 2]), 0.5)
@@ -180,6 +183,7 @@ def test_a_crop_that_hangs_over_the_border_is_pasted_as_far_as_it_goes():
     assert np.any(rendered(batch, face).frames[:, :10, :4] != batch.frames[:, :10, :4])
 
 
+@pytest.mark.promise(5)
 def test_a_crop_outside_the_frame_changes_nothing():
     frame = frames(1).frames[0].copy()
     before = frame.copy()

@@ -99,6 +99,7 @@ def test_nobody_else_reaches_ray_and_the_results_are_those_of_local_workers(tmp_
     assert hashes(tmp_path / "ray") == hashes(tmp_path / "local")
 
 
+@pytest.mark.promise(8)
 @needs_ray
 @pytest.mark.slow
 def test_a_killed_run_on_ray_is_resumed_and_does_nothing_twice(tmp_path):

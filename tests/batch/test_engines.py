@@ -15,6 +15,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.promise(9)
 def test_every_bad_clip_is_explained_and_the_others_finish(tmp_path, engine):
     names = ["segfault", "hang", "memory", "bug", "refuse", "segfault-once", "allocate-once"]
     for name in [*names, "fine1", "sub/fine2"]:
@@ -56,6 +57,7 @@ def check_what_is_done_again(folder, engine, failed, done):
     assert (hashes(output), ledger.read_text()) == before
 
 
+@pytest.mark.promise(9)
 def test_a_clip_that_takes_too_long_is_given_up(tmp_path, engine):
     write_source(tmp_path / "in", "long", steps=40_000)
     limits = ("--clip-seconds", "1", "--attempts", "1")
@@ -78,6 +80,7 @@ def test_workers_that_cannot_start_end_the_batch(tmp_path, engine, job, message)
     assert message in told["error"]
 
 
+@pytest.mark.promise(17)
 def test_an_interrupted_batch_holds_its_lock_and_counts_no_attempt(tmp_path, engine):
     write_source(tmp_path / "in", "a", steps=20_000)
     output, ledger = tmp_path / "out", tmp_path / "ledger"

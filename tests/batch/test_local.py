@@ -68,6 +68,7 @@ def test_a_worker_beats_and_tells_its_memory(worker):
     assert worker.memory_bytes() > 1e6
 
 
+@pytest.mark.promise(9)
 @pytest.mark.parametrize(
     ("number", "words"), [(signal.SIGKILL, "killed"), (signal.SIGTERM, r"crashed (SIGTERM)")]
 )

@@ -7,6 +7,7 @@ from vidinvert.batch.locks import join_run, lock_run
 from vidinvert.errors import BatchError
 
 
+@pytest.mark.promise(8)
 def test_a_directory_is_locked_until_the_lock_is_released(tmp_path):
     lock = lock_run(tmp_path)
     with pytest.raises(BatchError, match=r"is being worked on by another run \(process \d+\)"):
@@ -15,6 +16,7 @@ def test_a_directory_is_locked_until_the_lock_is_released(tmp_path):
     lock_run(tmp_path).release()
 
 
+@pytest.mark.promise(8)
 def test_workers_share_their_lock_and_keep_the_next_run_out(tmp_path, monkeypatch):
     monkeypatch.setattr(locks, "ORPHAN_SECONDS", 0.2)
     first, second = join_run(tmp_path), join_run(tmp_path)

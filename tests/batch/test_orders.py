@@ -19,6 +19,7 @@ def key(order=ORDER, setup=SETUP, content="f" * 64):
     return result_key(order, setup, content_sha256=content)
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize(
     "change",
     [
@@ -37,6 +38,7 @@ def test_every_setting_of_a_clip_is_in_the_key(change):
     assert key(replace(ORDER, **change)) != key()
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize(
     "change",
     [

@@ -4,6 +4,8 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from vidinvert.batch import Order, Outcome, write_reports
 from vidinvert.batch.orders import clip_name
 
@@ -59,6 +61,7 @@ def test_failures_are_json_lines(tmp_path):
     assert (tmp_path / "failures.jsonl").read_text() == ""
 
 
+@pytest.mark.promise(15)
 def test_the_page_shows_pictures_and_escapes_everything(tmp_path):
     (tmp_path / "thumbnails").mkdir()
     picture = f"thumbnails/{clip_name(Path('a.mp4'))}-before.jpg"

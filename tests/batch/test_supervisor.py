@@ -54,6 +54,7 @@ def sources(tmp_path):
     return tmp_path / "in"
 
 
+@pytest.mark.promise(8)
 def test_every_clip_is_done_once_and_the_tree_is_mirrored(sources, tmp_path, monkeypatch):
     monkeypatch.setenv("BATCH_LEDGER", str(tmp_path / "ledger"))
     output = tmp_path / "out"
@@ -74,6 +75,7 @@ def test_every_clip_is_done_once_and_the_tree_is_mirrored(sources, tmp_path, mon
     assert not any((output / ".vidinvert" / "work").iterdir())
 
 
+@pytest.mark.promise(8)
 def test_what_is_done_is_known_without_running(sources, tmp_path):
     orders = orders_below(sources)
     assert list_done(orders, tmp_path / "out", setup=light_setup()) == set()
@@ -85,6 +87,7 @@ def test_what_is_done_is_known_without_running(sources, tmp_path):
     assert {str(path) for path in known} == {"sub/c.mp4"}
 
 
+@pytest.mark.promise(8)
 def test_a_changed_source_setting_or_missing_output_is_done_again(sources, tmp_path):
     output = tmp_path / "out"
     run(sources, output)
@@ -98,6 +101,7 @@ def test_a_changed_source_setting_or_missing_output_is_done_again(sources, tmp_p
     assert not any(outcome.skipped for outcome in outcomes.values())
 
 
+@pytest.mark.promise(9)
 @pytest.mark.slow
 def test_bad_clips_are_explained_and_the_others_finish(tmp_path):
     names = ["segfault", "hang", "memory", "bug", "refuse", "segfault-once", "allocate-once"]
@@ -128,6 +132,7 @@ def test_bad_clips_are_explained_and_the_others_finish(tmp_path):
     assert {name for name, o in retried.items() if not o.skipped} == set(outcomes) - done
 
 
+@pytest.mark.promise(9)
 def test_a_clip_that_takes_too_long_is_given_up(tmp_path):
     write_source(tmp_path / "in", "long", steps=4000)
     limits = Limits(clip_seconds=0.4, attempts=1)
@@ -164,6 +169,7 @@ def test_an_output_may_not_leave_through_a_link(tmp_path):
     assert not any((tmp_path / "elsewhere").iterdir())
 
 
+@pytest.mark.promise(9)
 def test_a_source_that_cannot_be_read_is_a_failure_of_its_own(sources, tmp_path):
     missing = Order(source=sources / "missing", output=(sources / "m.mp4").relative_to(sources))
     outcomes, _ = run(None, tmp_path / "out", orders=[missing, *orders_below(sources)])
@@ -172,6 +178,7 @@ def test_a_source_that_cannot_be_read_is_a_failure_of_its_own(sources, tmp_path)
     assert outcomes["a.mp4"].state == "done"
 
 
+@pytest.mark.promise(15)
 def test_names_that_are_no_text_are_done(tmp_path):
     (tmp_path / "in").mkdir()
     name = os.fsdecode(b"sm\xefle\nhere")
@@ -188,6 +195,7 @@ def test_two_orders_may_not_share_an_output(sources, tmp_path):
         run(None, tmp_path / "out", orders=[order, order])
 
 
+@pytest.mark.promise(8)
 def test_a_second_run_in_one_directory_is_refused(sources, tmp_path):
     def meanwhile(event):
         if event.kind == "started":
@@ -214,6 +222,7 @@ def test_workers_that_cannot_start_end_the_batch(sources, tmp_path):
         run(sources, tmp_path / "out", setup=stillborn, workers=1)
 
 
+@pytest.mark.promise(8)
 def test_an_interruption_is_no_attempt_and_the_work_is_kept(sources, tmp_path):
     def interrupt(event):
         if event.kind == "progress":
@@ -237,6 +246,7 @@ def test_an_interruption_is_no_attempt_and_the_work_is_kept(sources, tmp_path):
     assert {outcome.attempts for outcome in outcomes.values()} == {1}
 
 
+@pytest.mark.promise(8)
 def test_a_result_whose_run_ended_before_the_journal_knew_is_taken_over(sources, tmp_path):
     """As killed between the steps of putting a result in its place."""
     output = tmp_path / "out"
@@ -255,6 +265,7 @@ def test_a_result_whose_run_ended_before_the_journal_knew_is_taken_over(sources,
     assert started == ["b.mp4"]
 
 
+@pytest.mark.promise(8)
 @pytest.mark.slow
 def test_thirty_killed_runs_end_like_an_undisturbed_one_and_do_nothing_twice(tmp_path):
     """Killed by SIGKILL at random moments; the unit of work is light (see tests/batch/jobs.py)."""

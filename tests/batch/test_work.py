@@ -37,6 +37,7 @@ def test_a_result_is_reported_with_its_hash_and_not_made_again(tmp_path, order):
     assert again[0].values == said[-1].values
 
 
+@pytest.mark.promise(8)
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path, order):
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / ".vidinvert-0123.partial").write_bytes(b"half")
@@ -44,6 +45,7 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path, order):
     assert not list((tmp_path / "work").glob(".*"))
 
 
+@pytest.mark.promise(9)
 @pytest.mark.parametrize(
     ("error", "kind", "reason"),
     [
@@ -81,6 +83,7 @@ def test_memory_is_that_of_the_process():
     assert memory_bytes(2**22 + 1) == 0
 
 
+@pytest.mark.promise(8)
 @pytest.mark.slow
 def test_the_editor_resumes_and_leaves_thumbnails(tmp_path, monkeypatch):
     monkeypatch.setattr("vidinvert.pipeline.SEGMENT_FRAMES", 8)

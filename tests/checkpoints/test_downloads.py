@@ -161,6 +161,7 @@ def test_a_part_of_another_address_or_beyond_the_end_is_not_taken_up(server, tmp
     assert fetch(entry(url, sha256=SHA256), tmp_path).path.read_bytes() == CONTENT
 
 
+@pytest.mark.promise(14)
 def test_a_wrong_checksum_is_refused_and_nothing_is_kept(server, tmp_path):
     _, url = server
     with pytest.raises(ChecksumError, match=rf"has sha256 {SHA256}, expected {'0' * 64}"):
@@ -199,6 +200,7 @@ def test_redirects_leave_encryption_nowhere(server, tmp_path):
             fetch(entry(address), tmp_path)
 
 
+@pytest.mark.promise(13)
 def test_without_a_network_it_is_said_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(downloads, "PAUSE_SECONDS", 0.0)
     address = "http://127.0.0.1:9/weights.bin"  # the discard port: nobody listens

@@ -74,6 +74,7 @@ def test_figures_of_a_direction_are_read_beside_it_and_in_a_table_of_their_own(t
     assert pack.directions["age"].figures == {"correlation": 0.8}
 
 
+@pytest.mark.promise(18)
 def test_the_same_pack_is_written_as_the_same_bytes(pack):
     first = (pack.directory / "pack.toml").read_bytes()
     assert write(pack.directory).sha256 == pack.sha256
@@ -133,6 +134,7 @@ def test_a_part_that_the_pack_does_not_have_is_named(pack):
         checkpoints.verify_file(pack, "samm")
 
 
+@pytest.mark.promise(14)
 def test_changed_files_are_refused(pack):
     path = pack.files["generator"].path
     content = path.read_bytes()
@@ -144,6 +146,7 @@ def test_changed_files_are_refused(pack):
         checkpoints.load_part(pack, "generator")
 
 
+@pytest.mark.promise(14)
 @pytest.mark.parametrize("path", ["../out.bin", "/etc/hosts", "a/../../b", "a\\\\b", "C:x", ""])
 def test_paths_that_lead_out_of_the_pack_are_refused(pack, path):
     edit(pack, '"generator.safetensors"', f'"{path}"')
@@ -151,6 +154,7 @@ def test_paths_that_lead_out_of_the_pack_are_refused(pack, path):
         checkpoints.read_pack(pack.directory)
 
 
+@pytest.mark.promise(14)
 def test_links_that_lead_out_of_the_pack_are_refused(pack, tmp_path):
     outside = tmp_path / "outside.safetensors"
     outside.write_bytes(b"x")

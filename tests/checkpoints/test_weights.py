@@ -28,6 +28,7 @@ def pack_with_directions(directory: Path, vectors: dict[str, torch.Tensor]):
     )
 
 
+@pytest.mark.promise(14)
 def test_safetensors_are_read(tmp_path):
     save_file({"a": torch.arange(3)}, tmp_path / "w.safetensors")
     assert checkpoints.load_weights(tmp_path / "w.safetensors")["a"].tolist() == [0, 1, 2]
@@ -47,6 +48,7 @@ def test_nested_tables_become_dotted_names_and_options_are_left_out(tmp_path):
     assert checkpoints.load_weights(tmp_path / "bare.pth")["tensor"].shape == (4,)
 
 
+@pytest.mark.promise(14)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_options_of_published_encoders_are_read_without_running_anything(tmp_path, zipped):
     options = argparse.Namespace(encoder_type="GradualStyleEncoder", input_nc=6, resume=None)
@@ -71,6 +73,7 @@ class Hostile:
         return (Path.write_text, (self.target, "ran"))
 
 
+@pytest.mark.promise(14)
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize("where", ["alone", "in the options"])
 def test_files_with_python_objects_are_refused_and_not_run(tmp_path, zipped, where):
@@ -82,6 +85,7 @@ def test_files_with_python_objects_are_refused_and_not_run(tmp_path, zipped, whe
     assert not hostile.target.exists()
 
 
+@pytest.mark.promise(14)
 def test_damaged_files_are_refused(tmp_path):
     (tmp_path / "w.safetensors").write_bytes(b"not safetensors")
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -91,6 +95,7 @@ def test_damaged_files_are_refused(tmp_path):
         checkpoints.load_weights(tmp_path / "w.pt")
 
 
+@pytest.mark.promise(14)
 def test_other_kinds_of_files_are_refused(tmp_path):
     (tmp_path / "w.pkl").write_bytes(b"x")
     with pytest.raises(CheckpointError, match=r"ends in '\.pkl', expected \.safetensors"):

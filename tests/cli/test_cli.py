@@ -46,6 +46,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.promise(16)
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -87,6 +88,7 @@ def test_an_edit_keeps_its_analysis_and_the_next_one_uses_it(tmp_path, capsys):
     assert "was made with align smoothing" in err
 
 
+@pytest.mark.promise(16)
 def test_sources_that_are_no_clips_are_refused(tmp_path, capsys):
     text = tmp_path / "text.mp4"
     text.write_text("not a video")
@@ -118,6 +120,7 @@ def test_an_existing_report_is_kept_unless_forced(tmp_path, capsys):
     assert report.read_text() == "precious"
 
 
+@pytest.mark.promise(16)
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path, capsys):
     tmp_path.chmod(0o500)
@@ -138,11 +141,13 @@ def test_a_clip_without_a_face_is_refused_or_copied(tmp_path, capsys):
     assert "copied as it is" in err
 
 
+@pytest.mark.promise(16)
 def test_debug_shows_where_it_failed(tmp_path, capsys):
     arguments = ("edit", tmp_path / "missing.mp4", "-o", tmp_path / "o.mp4", "--quiet", "--debug")
     assert "Traceback" in run(capsys, *arguments)[2]
 
 
+@pytest.mark.promise(16)
 @pytest.mark.parametrize(
     "arguments", [["edit"], ["edit", "a.mp4"], ["edit", "a", "-o", "b", "--crf", "x"], ["fly"], []]
 )
@@ -202,6 +207,7 @@ def test_help_is_fast_and_does_not_load_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.promise(17)
 def test_an_interrupted_run_leaves_nothing_and_says_so(tmp_path):
     target = tmp_path / "out.mp4"
     command = [sys.executable, "-m", "vidinvert", "edit", str(SAMPLE), "-o", str(target)]

@@ -75,6 +75,7 @@ def test_corrected_masks_in_the_preview_are_those_of_the_edit(kept, tmp_path, ca
     assert sorted(path.name for path in (tmp_path / "used").iterdir()) == names
 
 
+@pytest.mark.promise(16)
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [

@@ -137,6 +137,7 @@ def test_the_look_that_found_the_faces_is_tried_first(directory, monkeypatch):
     assert sizes == [320, 640]
 
 
+@pytest.mark.promise(18)
 def test_batches_of_any_size_find_the_same(directory):
     frames = [frame((320, 320), (32 * i, 96, 32)) for i in range(6)]
     at_once = FaceDetector(directory, device="cpu").detect(batch(*frames))
@@ -147,6 +148,7 @@ def test_batches_of_any_size_find_the_same(directory):
         assert [x.frame_index for x in a] == [x.frame_index for x in b]
 
 
+@pytest.mark.promise(18)
 def test_frames_looked_at_at_once_find_the_same(directory):
     frames = [frame((640, 640), (320, 192, 32 if i % 3 else 96)) for i in range(12)]
     alone, beside = (FaceDetector(directory, device="cpu", workers=n) for n in (1, 3))
@@ -229,7 +231,7 @@ def test_a_directory_without_a_detector_is_refused(tmp_path):
 
 def test_a_broken_file_is_refused(tmp_path):
     (tmp_path / "detector.onnx").write_bytes(b"<html>quota exceeded</html>")
-    with pytest.raises(CheckpointError, match=r"cannot be loaded: .* install the pack again"):
+    with pytest.raises(CheckpointError, match=r"cannot be loaded .* install the pack again"):
         FaceDetector(tmp_path, device="cpu")
 
 
@@ -239,6 +241,7 @@ def test_a_detector_without_key_points_is_refused(tmp_path):
         FaceDetector(tmp_path, device="cpu")
 
 
+@pytest.mark.promise(14)
 def test_a_manifest_is_followed_and_its_sha256_checked(tmp_path):
     model = tmp_path / "detector.onnx"
     write_red_square_detector(model)

@@ -26,6 +26,7 @@ def test_one_face_is_one_track():
     np.testing.assert_allclose(track.score, 0.8)
 
 
+@pytest.mark.promise(6)
 def test_no_face_is_no_track():
     assert follow([[], [], []]) == ()
     assert follow([]) == ()
@@ -111,6 +112,7 @@ def test_a_long_absence_starts_a_new_track():
     assert len(follow(frames, plan=TrackingPlan(max_gap_seconds=2.0))) == 1
 
 
+@pytest.mark.promise(6)
 def test_long_gaps_and_cuts_are_not_bridged():
     frames = clip(40, lambda t: None if 15 <= t < 25 else face(t, (200, 150)))
     (track,) = follow(frames)
@@ -136,6 +138,7 @@ def test_a_face_that_stays_in_place_survives_a_false_cut():
     assert len(track.indices) == 50
 
 
+@pytest.mark.promise(6)
 def test_a_face_that_is_elsewhere_after_a_cut_is_a_new_track():
     frames = clip(50, lambda t: face(t, (200 if t < 25 else 240, 150)))
     assert len(follow(frames)) == 1

@@ -59,6 +59,7 @@ def no_pyav(*_args):
     raise AssertionError("PyAV had to take over")
 
 
+@pytest.mark.promise(1)
 @pytest.mark.parametrize("name", ALL)
 def test_every_frame_comes_once_in_order_and_upright(clip_file, name):
     info = probe(clip_file(ALL[name]))
@@ -68,6 +69,7 @@ def test_every_frame_comes_once_in_order_and_upright(clip_file, name):
     assert error.mean() < 8
 
 
+@pytest.mark.promise(18)
 @pytest.mark.parametrize("name", ALL)
 def test_decord_gives_the_same_pictures_as_pyav(clip_file, name, monkeypatch):
     info = probe(clip_file(ALL[name]))
@@ -81,6 +83,7 @@ def test_decord_gives_the_same_pictures_as_pyav(clip_file, name, monkeypatch):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.promise(1)
 @pytest.mark.parametrize("reader", ["decord", "pyav"])
 @pytest.mark.parametrize(("start", "stop"), [(0, 1), (7, 41), (40, None), (60, 80), (5, 5)])
 def test_a_span_is_read_exactly(clip_file, reader, start, stop):
@@ -234,6 +237,7 @@ def test_a_change_of_size_is_an_error(tmp_path):
         pictures(info)
 
 
+@pytest.mark.promise(1)
 def test_a_clip_trimmed_by_an_edit_list_shows_no_hidden_frame(tmp_path):
     clip = Clip(frame_count=60, options={**B_FRAMES, "g": "10"})
     info = probe(trimmed_by_edit_list(write_clip(tmp_path, clip)))

@@ -61,6 +61,7 @@ def leftovers(directory):
     return [name for name in os.listdir(directory) if name.endswith(".partial")]
 
 
+@pytest.mark.promise(1)
 @pytest.mark.parametrize("name", MATRIX)
 def test_an_unedited_clip_comes_back(clip_file, tmp_path, name):
     source = clip_file(MATRIX[name])
@@ -87,6 +88,7 @@ def test_an_unedited_clip_comes_back(clip_file, tmp_path, name):
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.promise(1)
 @pytest.mark.parametrize(
     ("settings", "clip", "suffix"),
     [
@@ -111,12 +113,14 @@ def test_other_codecs_and_containers_keep_every_frame(clip_file, tmp_path, setti
     assert psnr(pictures(after), pictures(before)) > 24
 
 
+@pytest.mark.promise(4)
 def test_ten_bits_stay_ten_bits(clip_file, tmp_path):
     source = clip_file(Clip(pixel_format="yuv420p10le", options=X264))
     _, after = rewrite(source, tmp_path / "out.mp4")
     assert (after.pixel_format, after.bit_depth) == ("yuv420p10le", 10)
 
 
+@pytest.mark.promise(4)
 def test_an_odd_size_is_kept_with_full_colour(clip_file, tmp_path):
     odd = Clip(size_hw=(49, 67), suffix=".webm", codec="libvpx-vp9", options={"cpu-used": "8"})
     settings = EncodeSettings(codec="libx264", preset="ultrafast")
@@ -132,6 +136,7 @@ def test_hevc_in_mp4_carries_the_tag_that_apple_asks_for(clip_file, tmp_path):
         assert container.streams.video[0].codec_tag == "hvc1"
 
 
+@pytest.mark.promise(3)
 def test_sound_stays_where_it_was_in_another_container(clip_file, tmp_path):
     source = clip_file(MATRIX["start_offset"])
     before, after = rewrite(source, tmp_path / "out.mkv")
@@ -142,6 +147,7 @@ def test_sound_stays_where_it_was_in_another_container(clip_file, tmp_path):
         assert abs(since_picture - (other.seconds - times(before)[0])) <= Fraction(1, 1000)
 
 
+@pytest.mark.promise(3)
 @pytest.mark.parametrize(("start", "stop"), [(0, 10), (10, 20), (6, None)])
 def test_a_span_takes_its_sound_with_it(clip_file, tmp_path, start, stop):
     source = clip_file(Clip(frame_count=50, options=X264, sounds=(Sound(),)))
@@ -239,6 +245,7 @@ def write_with_subtitles(directory):
     return path
 
 
+@pytest.mark.promise(3)
 @pytest.mark.parametrize("name", ["b_frames", "two_tracks", "rotated_270", "start_offset", "mkv"])
 def test_a_copy_has_the_same_packets(clip_file, tmp_path, name):
     info = probe(clip_file(MATRIX[name]))
@@ -268,6 +275,7 @@ def make(source, target, **options):
     )
 
 
+@pytest.mark.promise(7)
 def test_an_existing_output_needs_permission(clip_file, tmp_path):
     source, target = clip_file(MATRIX["cfr_25"]), tmp_path / "out.mp4"
     target.write_bytes(b"old")
@@ -277,6 +285,7 @@ def test_an_existing_output_needs_permission(clip_file, tmp_path):
     assert probe(target).frame_count == 24
 
 
+@pytest.mark.promise(7)
 def test_the_source_is_never_the_output(tmp_path):
     source = write_clip(tmp_path, MATRIX["cfr_25"])
     os.link(source, tmp_path / "link.mp4")
@@ -323,6 +332,7 @@ def test_an_odd_size_with_halved_colour_is_refused(clip_file, tmp_path):
         make(source, tmp_path / "out.mp4", settings=EncodeSettings(pixel_format="yuv420p"))
 
 
+@pytest.mark.promise(3)
 @pytest.mark.parametrize(
     ("sound", "suffix"), [("pcm_s16le", ".mp4"), ("aac", ".webm"), ("pcm_s16le", ".webm")]
 )
@@ -359,6 +369,7 @@ def test_frames_out_of_order_or_of_another_size_are_mistakes(clip_file, tmp_path
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.promise(7)
 def test_missing_frames_leave_nothing(clip_file, tmp_path):
     source = clip_file(MATRIX["sound"])
     with (
@@ -369,6 +380,7 @@ def test_missing_frames_leave_nothing(clip_file, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.promise(7)
 @pytest.mark.parametrize("stop_with", [KeyboardInterrupt, RuntimeError])
 def test_an_exception_leaves_nothing_and_passes(clip_file, tmp_path, stop_with):
     source = clip_file(MATRIX["sound"])
@@ -392,6 +404,7 @@ def test_an_encoder_that_swallows_frames_is_an_error(clip_file, tmp_path, monkey
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.promise(7)
 def test_every_failure_of_the_disc_leaves_the_old_file(clip_file, tmp_path, monkeypatch):
     """Let the Nth call to the file system fail, for N = 1, 2, ... until none is left to fail."""
     source, target = clip_file(MATRIX["sound"]), tmp_path / "out.mp4"
@@ -426,6 +439,7 @@ def test_every_failure_of_the_disc_leaves_the_old_file(clip_file, tmp_path, monk
     assert all("could not be written (No space left on device)" in text for text in messages)
 
 
+@pytest.mark.promise(7)
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disc_is_an_error(clip_file, tmp_path, monkeypatch):
     source = clip_file(MATRIX["sound"])
@@ -440,6 +454,7 @@ def test_a_full_disc_is_an_error(clip_file, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.promise(15)
 def test_odd_names_can_be_written(clip_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     source = clip_file(MATRIX["cfr_25"])

@@ -23,6 +23,7 @@ def test_grey_pictures_come_back_exactly_with_the_clips_times(tmp_path):
     np.testing.assert_array_equal(read[..., 0], pictures)
 
 
+@pytest.mark.promise(7)
 def test_a_failure_leaves_no_file(tmp_path):
     info = probe(write_clip(tmp_path, MATRIX["cfr_25"]))
 

@@ -44,6 +44,7 @@ def pictures(path):
     return [frame for batch in decode(probe(path)) for frame in batch.frames]
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize("name", MATRIX)
 def test_joined_segments_are_the_clip(clip_file, tmp_path, name):
     source = clip_file(MATRIX[name])
@@ -68,6 +69,7 @@ def test_joined_segments_are_the_clip(clip_file, tmp_path, name):
     assert sorted(os.listdir(tmp_path)) == [target.name, "segments"]
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize(
     ("settings", "clip", "suffix"),
     [
@@ -96,6 +98,7 @@ def test_a_resumed_clip_equals_an_unbroken_one(clip_file, tmp_path, settings, cl
     assert read_numbers(pictures(whole)) == list(range(24))
 
 
+@pytest.mark.promise(8)
 def test_every_segment_begins_with_a_picture_that_needs_no_other(clip_file, tmp_path):
     source = clip_file(Clip(options=B_FRAMES))
     target = tmp_path / "out.mp4"
@@ -110,6 +113,7 @@ def test_every_segment_begins_with_a_picture_that_needs_no_other(clip_file, tmp_
     assert all(packet.dts <= packet.pts for packet in packets)
 
 
+@pytest.mark.promise(8)
 def test_a_span_is_cut_as_without_segments(clip_file, tmp_path):
     source = clip_file(MATRIX["sound"])
     info, target = probe(source), tmp_path / "out.mp4"
@@ -123,6 +127,7 @@ def test_a_span_is_cut_as_without_segments(clip_file, tmp_path):
         assert container.metadata["comment"] == "edited"
 
 
+@pytest.mark.promise(8)
 def test_what_a_killed_run_left_half_written_is_removed(clip_file, tmp_path):
     source = clip_file(MATRIX["cfr_25"])
     (tmp_path / "s").mkdir()
@@ -131,6 +136,7 @@ def test_what_a_killed_run_left_half_written_is_removed(clip_file, tmp_path):
     assert not list((tmp_path / "s").glob(".*"))
 
 
+@pytest.mark.promise(8)
 def test_missing_frames_are_refused_and_the_segments_kept(clip_file, tmp_path):
     source = clip_file(MATRIX["cfr_25"])
     info = probe(source)
@@ -142,6 +148,7 @@ def test_missing_frames_are_refused_and_the_segments_kept(clip_file, tmp_path):
     assert not (tmp_path / "out.mp4").exists()
 
 
+@pytest.mark.promise(8)
 def test_frames_out_of_order_are_refused(clip_file, tmp_path):
     source = clip_file(MATRIX["cfr_25"])
     writer = segmented(source, tmp_path / "out.mp4", tmp_path / "s")
@@ -150,6 +157,7 @@ def test_frames_out_of_order_are_refused(clip_file, tmp_path):
         writer.write(batch)
 
 
+@pytest.mark.promise(8)
 def test_segments_of_other_encoders_or_lengths_are_refused(clip_file, tmp_path):
     source = clip_file(Clip(options=X264))
     info = probe(source)
@@ -173,6 +181,7 @@ def test_segments_of_other_encoders_or_lengths_are_refused(clip_file, tmp_path):
     assert not target.exists()
 
 
+@pytest.mark.promise(8)
 def test_a_number_of_threads_makes_x264_repeatable(clip_file):
     info = probe(clip_file(MATRIX["cfr_25"]))
     chosen = choose_encoding(
@@ -184,6 +193,7 @@ def test_a_number_of_threads_makes_x264_repeatable(clip_file):
     assert not {"threads", "x264-params"} & set(free.options)
 
 
+@pytest.mark.promise(8)
 def test_a_segment_needs_a_frame(clip_file, tmp_path):
     source = clip_file(MATRIX["cfr_25"])
     with pytest.raises(ValueError, match="segment_frames is 0, expected 1 or more"):

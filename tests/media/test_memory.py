@@ -41,6 +41,7 @@ def measure(path, reader):
     return json.loads(done.stdout)
 
 
+@pytest.mark.promise(10)
 @pytest.mark.parametrize("reader", ["decord", "pyav"])
 def test_ten_times_the_frames_take_the_same_memory(tmp_path, reader):
     pytest.importorskip("decord")

@@ -12,6 +12,7 @@ def test_items_come_in_order():
     assert list(read_ahead(iter(range(50)), depth=3)) == list(range(50))
 
 
+@pytest.mark.promise(10)
 def test_the_producer_waits_for_a_slow_consumer():
     made = []
 
@@ -55,6 +56,7 @@ def test_ending_early_closes_the_producer_and_its_thread():
     assert not [thread for thread in threading.enumerate() if thread.name == "read-ahead"]
 
 
+@pytest.mark.promise(18)
 def test_results_come_in_order_whichever_is_ready_first():
     def slow_when_even(number):
         time.sleep(0.02 if number % 2 == 0 else 0.0)
@@ -65,6 +67,7 @@ def test_results_come_in_order_whichever_is_ready_first():
         assert found == [0, 10, 20, 30, 40, 50, 60]
 
 
+@pytest.mark.promise(10)
 def test_a_bounded_number_of_items_is_worked_on_ahead():
     taken = []
 

@@ -29,6 +29,7 @@ def smooth_planes(full_range, *, seed=0):
     return frame
 
 
+@pytest.mark.promise(4)
 @pytest.mark.parametrize(("pixel_format", "matrix", "full_range"), CASES)
 def test_a_picture_read_again_is_the_same_picture(pixel_format, matrix, full_range):
     color = ColorSpec(matrix=matrix, range=2 if full_range else 1)
@@ -41,6 +42,7 @@ def test_a_picture_read_again_is_the_same_picture(pixel_format, matrix, full_ran
     assert 10 * np.log10(255**2 / error.mean()) > 44
 
 
+@pytest.mark.promise(4)
 def test_eight_bits_do_not_darken_when_written_and_read_ten_times():
     color = ColorSpec(matrix=1, range=1)
     frame = smooth_planes(False)
@@ -52,6 +54,7 @@ def test_eight_bits_do_not_darken_when_written_and_read_ten_times():
     assert abs(frame.to_ndarray()[:64].astype(float).mean() - before) < 1.5
 
 
+@pytest.mark.promise(4)
 @pytest.mark.parametrize("full_range", [False, True])
 def test_grey_stays_grey_to_one_level(full_range):
     grey = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 16, axis=0).repeat(3, axis=2)

@@ -142,6 +142,7 @@ def test_a_width_that_decord_mistakes_is_left_to_pyav(tmp_path):
     )
 
 
+@pytest.mark.promise(15)
 def test_a_relative_name_with_odd_characters_opens(clip_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clip = clip_file(MATRIX["cfr_25"])
@@ -158,6 +159,7 @@ def test_a_missing_file_is_refused(tmp_path):
         probe(tmp_path / "gone.mp4")
 
 
+@pytest.mark.promise(13)
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/a.mp4", "concat:a|b", "subfile,,start,0:a"])
 def test_a_url_is_refused_without_a_connection(url, monkeypatch):
     def refuse(*_args):
@@ -168,16 +170,19 @@ def test_a_url_is_refused_without_a_connection(url, monkeypatch):
         probe(url)
 
 
+@pytest.mark.promise(15)
 def test_a_name_that_cannot_be_looked_up_is_refused(tmp_path):
     with pytest.raises(OpenError, match="cannot be looked up"):
         probe(tmp_path / ("x" * 300))
 
 
+@pytest.mark.promise(11)
 def test_a_directory_is_refused(tmp_path):
     with pytest.raises(OpenError, match="is a directory, expected a regular video file"):
         probe(tmp_path)
 
 
+@pytest.mark.promise(11)
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 def test_pipes_and_devices_are_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.mp4")
@@ -229,6 +234,7 @@ def test_a_cover_picture_is_no_video(tmp_path):
         probe(path)
 
 
+@pytest.mark.promise(12)
 def test_frames_that_are_too_large_are_refused(clip_file):
     path = clip_file(MATRIX["cfr_25"])
     with pytest.raises(OpenError, match=r"(frames of 64x48|more than 3000 pixels)"):

@@ -23,6 +23,7 @@ def packets_of(path):
     return container, stream, list(video_packets(container, stream, path))
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize(
     ("options", "key_frames", "fresh"),
     [
@@ -41,6 +42,7 @@ def test_only_idr_pictures_begin_afresh(clip_file, options, key_frames, fresh):
     container.close()
 
 
+@pytest.mark.promise(8)
 def test_hevc_idr_pictures_begin_afresh(clip_file):
     options = {
         "preset": "ultrafast",
@@ -54,6 +56,7 @@ def test_hevc_idr_pictures_begin_afresh(clip_file):
     container.close()
 
 
+@pytest.mark.promise(8)
 @pytest.mark.parametrize(
     "clip", [Clip(suffix=".webm", codec="libvpx-vp9"), Clip(suffix=".ts", options=X264)]
 )
@@ -63,6 +66,7 @@ def test_other_streams_cannot_be_told(clip_file, clip):
     container.close()
 
 
+@pytest.mark.promise(8)
 def test_a_segment_decodes_to_its_own_frames(clip_file, tmp_path):
     clip = Clip(frame_count=30, options={**B_FRAMES, "g": "10"}, rotation_deg=180)
     container, stream, packets = packets_of(clip_file(clip))
@@ -76,6 +80,7 @@ def test_a_segment_decodes_to_its_own_frames(clip_file, tmp_path):
     assert all((a.to_ndarray() == b).all() for a, b in zip(frames, expected, strict=True))
 
 
+@pytest.mark.promise(8)
 @given(st.lists(st.booleans()), st.integers(1, 9))
 def test_cutting_loses_nothing_and_cuts_only_where_it_may(entries, at_least):
     runs = list(cut(entries, bool, at_least=at_least))
@@ -84,6 +89,7 @@ def test_cutting_loses_nothing_and_cuts_only_where_it_may(entries, at_least):
     assert all(len(run) >= at_least for run in runs[:-1])
 
 
+@pytest.mark.promise(8)
 def test_large_frames_make_short_segments():
     assert min_frames(3 * 512 * 512) == MIN_FRAMES
     assert min_frames(READ_AHEAD_BYTES) == 1

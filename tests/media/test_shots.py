@@ -30,6 +30,7 @@ def shots(frames, *, batch_size=8, start=0, frame_count=None):
     return detector.shots(frame_count or start + len(frames))
 
 
+@pytest.mark.promise(6)
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_cuts_are_found_at_the_exact_frame(batch_size):
     expected = (Interval(0, 20), Interval(20, 31), Interval(31, 60))
@@ -41,6 +42,7 @@ def test_a_cut_near_an_end_is_found(at):
     assert shots(clip(at, 30 - at)) == (Interval(0, at), Interval(at, 30))
 
 
+@pytest.mark.promise(6)
 def test_movement_is_no_cut():
     assert shots(clip(60)) == (Interval(0, 60),)
 

@@ -13,6 +13,7 @@ def info(directory, clip, name):
     return probe(write_clip(directory, clip, name=name))
 
 
+@pytest.mark.promise(3)
 def test_a_copy_has_all_packets_at_their_times(tmp_path):
     source, copy = info(tmp_path, PLAIN, "a"), info(tmp_path, PLAIN, "b")
     compared = compare_sound(source, copy, frames=range(24))
@@ -22,6 +23,7 @@ def test_a_copy_has_all_packets_at_their_times(tmp_path):
     assert compared.tracks == (1, 1)
 
 
+@pytest.mark.promise(3)
 def test_a_known_shift_against_the_pictures_is_measured(tmp_path):
     source = info(tmp_path, PLAIN, "a")
     late = Clip(options=X264, sounds=(Sound(),), ticks=tuple(range(5, 29)))  # pictures 0.2 s later
@@ -30,6 +32,7 @@ def test_a_known_shift_against_the_pictures_is_measured(tmp_path):
     assert compared.largest_shift_seconds == pytest.approx(0.2, abs=1e-3)
 
 
+@pytest.mark.promise(3)
 def test_other_sound_shares_no_packet(tmp_path):
     source = info(tmp_path, PLAIN, "a")
     other = info(tmp_path, Clip(options=X264, sounds=(Sound(hertz=700.0),)), "b")
@@ -37,6 +40,7 @@ def test_other_sound_shares_no_packet(tmp_path):
     assert compared.same_packets < 0.2 * compared.packets
 
 
+@pytest.mark.promise(3)
 def test_only_the_sound_of_the_chosen_frames_counts(tmp_path):
     source = info(tmp_path, PLAIN, "a")
     whole = compare_sound(source, source, frames=range(24)).packets
@@ -44,6 +48,7 @@ def test_only_the_sound_of_the_chosen_frames_counts(tmp_path):
     assert part == pytest.approx(whole / 2, abs=2)
 
 
+@pytest.mark.promise(3)
 def test_a_lost_track_has_lost_all_its_packets(tmp_path):
     source = info(tmp_path, PLAIN, "a")
     mute = info(tmp_path, Clip(options=X264), "b")
@@ -53,6 +58,7 @@ def test_a_lost_track_has_lost_all_its_packets(tmp_path):
     assert compare_sound(mute, mute, frames=range(24)).packets == 0
 
 
+@pytest.mark.promise(3)
 def test_a_file_that_breaks_off_is_refused(tmp_path, monkeypatch):
     source = info(tmp_path, PLAIN, "a")
     monkeypatch.setattr("vidinvert.media.sound.open_input", _breaking_input)

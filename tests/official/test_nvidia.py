@@ -33,6 +33,7 @@ def fake_nvidia(monkeypatch):
     install_fake_nvidia(monkeypatch)
 
 
+@pytest.mark.promise(14)
 @pytest.mark.parametrize("protocol", range(2, 6))
 def test_every_tensor_is_read_and_nothing_is_run(tmp_path, protocol):
     state = ada_state()
@@ -43,6 +44,7 @@ def test_every_tensor_is_read_and_nothing_is_run(tmp_path, protocol):
     assert all(torch.equal(seen.tensors[name], tensor) for name, tensor in state.items())
 
 
+@pytest.mark.promise(14)
 def test_kinds_of_numbers_and_views_of_others_are_read(tmp_path):
     wanted = {
         "half": torch.randn(3).half(),
@@ -60,6 +62,7 @@ def test_kinds_of_numbers_and_views_of_others_are_read(tmp_path):
         assert seen.tensors[f"a.{name}"].dtype == tensor.dtype
 
 
+@pytest.mark.promise(14)
 @pytest.mark.parametrize("mapping_layers", [2, 8])
 def test_an_imported_generator_gives_the_picture_of_its_reference(tmp_path, mapping_layers):
     state = ada_state(mapping_layers=mapping_layers)
@@ -85,6 +88,7 @@ def test_an_imported_generator_gives_the_picture_of_its_reference(tmp_path, mapp
     torch.testing.assert_close(load_part(pack, "w_mean")["w_mean"][0], w_mean())
 
 
+@pytest.mark.promise(14)
 def test_stylegan3_is_named_and_refused(tmp_path):
     path = nvidia(tmp_path / "t.pkl", {"synthesis.input.weight": torch.ones(2, 2)})
     with pytest.raises(
@@ -94,6 +98,7 @@ def test_stylegan3_is_named_and_refused(tmp_path):
     assert not (tmp_path / "faces").exists()
 
 
+@pytest.mark.promise(14)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -121,6 +126,7 @@ class Hostile:
         return self.call, (f"touch {self.target}",)
 
 
+@pytest.mark.promise(14)
 @pytest.mark.parametrize("protocol", range(6))
 @pytest.mark.parametrize("call", [os.system, eval, exec, pickle.loads, __import__, getattr])
 def test_pickles_that_call_anything_else_are_refused_and_not_run(tmp_path, protocol, call):
@@ -161,6 +167,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.promise(14)
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
 def test_programs_that_no_network_needs_are_refused(tmp_path, content, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -171,6 +178,7 @@ def test_programs_that_no_network_needs_are_refused(tmp_path, content, monkeypat
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.promise(14)
 def test_modules_in_modules_without_end_are_refused(tmp_path):
     path = tmp_path / "x.pkl"
     layer = Layer("deep")
@@ -183,6 +191,7 @@ def test_modules_in_modules_without_end_are_refused(tmp_path):
         read_nvidia_pickle(path)
 
 
+@pytest.mark.promise(14)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -201,6 +210,7 @@ def test_other_pickles_are_refused_with_what_they_hold(tmp_path, content, messag
         read_nvidia_pickle(path)
 
 
+@pytest.mark.promise(14)
 def test_a_tensor_that_reaches_beyond_its_values_is_refused(tmp_path):
     path = nvidia(tmp_path / "x.pkl", {"a.weight": torch.arange(6.0).reshape(2, 3)})
     content = path.read_bytes()
@@ -211,6 +221,7 @@ def test_a_tensor_that_reaches_beyond_its_values_is_refused(tmp_path):
         read_nvidia_pickle(path)
 
 
+@pytest.mark.promise(14)
 def test_every_truncation_is_refused(tmp_path):
     path = nvidia(tmp_path / "x.pkl", {"a.weight": torch.arange(6.0)})
     content = path.read_bytes()

@@ -53,6 +53,7 @@ def test_the_sheet_has_a_cell_for_every_frame(measured, tmp_path):
     assert abs(int(np.median(strip)) - 90) < 4
 
 
+@pytest.mark.promise(3)
 def test_the_overlay_keeps_times_and_sound_and_paints_the_mask(tmp_path):
     source = write_clip(tmp_path, MATRIX["two_tracks"])
     measured = small_analysis(tmp_path / "grey.mp4")
@@ -91,6 +92,7 @@ def test_a_video_of_masks_can_be_given_back(measured, tmp_path):
     assert inner.abs().max() < 3
 
 
+@pytest.mark.promise(7)
 def test_a_failure_leaves_nothing(measured, tmp_path):
     class Broken(ShadeMethod):
         def embed(self, crops):

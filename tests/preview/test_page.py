@@ -88,6 +88,8 @@ def test_edited_pictures_are_there_with_an_edit_alone(measured, tmp_path):
     assert "composite" not in edited[5]  # nobody is in frame 5
 
 
+@pytest.mark.promise(19)
+@pytest.mark.promise(15)
 def test_nothing_is_fetched_and_no_name_breaks_the_page(measured, tmp_path):
     _, _, text, _ = write(measured, tmp_path / "p.html")
     assert not re.findall(r"(?:src|href)=[\"'](?!data:)", text)
@@ -97,6 +99,7 @@ def test_nothing_is_fetched_and_no_name_breaks_the_page(measured, tmp_path):
     assert "clip \\u003cb>&.mp4" in text
 
 
+@pytest.mark.promise(19)
 def test_the_page_stays_within_its_size_and_says_when_it_cannot(measured, tmp_path):
     path = write_clip(tmp_path, Clip(frame_count=8, size_hw=(96, 128), options=X264))
     measured = replace(measured, info=probe(path))  # pictures that are not flat
@@ -130,6 +133,7 @@ def test_a_sampled_page_shows_these_frames_and_all_curves(measured, tmp_path):
     assert [len(face["values"]["mask"]) for face in scene["faces"]] == [6, 4]
 
 
+@pytest.mark.promise(19)
 def test_the_template_is_part_of_the_package():
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["vidinvert"]

@@ -37,6 +37,7 @@ def test_a_shot_that_starts_inside_a_gap_does_not_split_twice():
     )
 
 
+@pytest.mark.promise(6)
 @given(st.sets(st.integers(0, 60), min_size=1), st.sets(st.integers(1, 60)))
 def test_runs_are_unbroken_cover_everything_and_cross_no_cut(frames, edges):
     indices = np.array(sorted(frames))

@@ -128,6 +128,7 @@ def test_jitter_falls(filter_):
     assert jitter(filter_.apply(values, seconds)) < 0.75 * jitter(values)
 
 
+@pytest.mark.promise(6)
 @pytest.mark.parametrize("filter_", ALL, ids=name)
 def test_nothing_crosses_an_interval(filter_):
     values, seconds = noise(40, 2), uneven_seconds(40)

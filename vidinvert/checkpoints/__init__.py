@@ -1,6 +1,7 @@
 """Face packs and official checkpoint files: the one door for weights."""
 
 from vidinvert.checkpoints.downloads import Fetched, fetch, find_publication
+from vidinvert.checkpoints.onnx_files import check_self_contained
 from vidinvert.checkpoints.packs import (
     find_pack,
     list_packs,
@@ -35,6 +36,7 @@ __all__ = [
     "PickledNetwork",
     "Publication",
     "PublishedFile",
+    "check_self_contained",
     "fetch",
     "fill_module",
     "find_pack",

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vidinvert.checkpoints import check_self_contained
 from vidinvert.errors import CheckpointError, MissingError, NoFaceError, PlanError
 from vidinvert.faces.boxes import area, overlap
 from vidinvert.geometry import fit_similarity, transform_points, warp
@@ -249,6 +250,9 @@ def _load_models(directory: Path, device: str) -> tuple[str, dict[str, Any]]:
             f"No face detector in {directory}: it holds no .onnx file. Expected a detector's .onnx "
             "file at its top level, as in insightface's packs."
         )
+    for model in directory.rglob("*"):  # a manifest may name models in folders below
+        if model.suffix.lower() == ".onnx" and model.is_file():
+            check_self_contained(model)
     with quietly():
         import onnxruntime
         from insightface.app import FaceAnalysis

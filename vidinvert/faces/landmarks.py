@@ -11,6 +11,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from vidinvert.checkpoints import check_self_contained
+
 INPUT_SIDE = 112
 FACE_BOX = (38 / 256, 58 / 256, 180 / 256)  # left, top and side of the face in an FFHQ-framed crop
 
@@ -21,9 +23,13 @@ class LandmarkNetwork:
     Args:
         path: the ONNX file; input (N, 3, 112, 112) RGB in [0, 1], output (N, 136).
         threads: of the session.
+
+    Raises:
+        CheckpointError: the file is no ONNX, or names other files.
     """
 
     def __init__(self, path: Path, *, threads: int = 1) -> None:
+        check_self_contained(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(

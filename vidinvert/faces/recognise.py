@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidinvert.checkpoints import check_self_contained
 from vidinvert.errors import CheckpointError, MissingError
 from vidinvert.faces.detect import ARCFACE_112_XY, quietly
 from vidinvert.geometry import fit_similarity, warp
@@ -65,6 +66,7 @@ class FaceRecogniser:
 
 
 def _load(path: Path) -> Any:
+    check_self_contained(path)
     with quietly():
         from insightface.model_zoo import get_model
 
