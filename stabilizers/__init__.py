@@ -11,7 +11,7 @@ from stabilizers.flow import (
     visible_in_both,
     warp_back,
 )
-from stabilizers.intervals import Interval, intervals_from_indices
+from stabilizers.intervals import Interval, intervals_from_indices, measured_positions
 from stabilizers.latents import LayeredFilter, smooth_latents
 from stabilizers.masks import FlowFilter, smooth_masks
 from stabilizers.parsing import parse_filter, parse_mask_filter
@@ -52,6 +52,7 @@ __all__ = [
     "intervals_from_indices",
     "kalman_rts",
     "link_pictures",
+    "measured_positions",
     "median",
     "one_euro",
     "parse_filter",

@@ -13,6 +13,9 @@ from torch import Tensor
 from stabilizers.flow import FlowEstimator, flow_tensor, visible_in_both, warp_back
 from stabilizers.signals import Float64Array
 
+# A frame of no mass takes what comes to it, trusted or not; beside a mass it does not count.
+_LEAST_TRUST = 1e-6
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Link:
@@ -127,6 +130,7 @@ def smooth_fields(
                 if step == 1
                 else (link.later, link.earlier, link.trust_earlier)
             )
+            trust = trust.clamp_min(_LEAST_TRUST)
             if displacements:
                 carried = _move_ends(carried, there)
             share = math.exp(-abs(float(seconds[t] - seconds[t - step])) / time_seconds)

@@ -65,3 +65,33 @@ def intervals_from_indices(
     breaks = np.flatnonzero((np.diff(indices) > 1) | (np.diff(shot) != 0)) + 1
     edges = [0, *breaks.tolist(), len(indices)]
     return tuple(Interval(start, stop) for start, stop in pairwise(edges))
+
+
+def measured_positions(
+    seconds: NDArray[np.float64], intervals: Sequence[Interval], *, apart_seconds: float
+) -> NDArray[np.bool_]:
+    """Choose positions to measure, so that what lies between can be carried there from both sides.
+
+    Every other position of an interval is left out where the two beside it are at most
+    `apart_seconds` apart; ends are always measured, and so is what is in no interval.
+
+    Args:
+        seconds: (T,) strictly increasing presentation times.
+        intervals: disjoint positions along the T axis.
+        apart_seconds: longest time between two positions of which one in between is left out.
+
+    Returns:
+        (T,), True = measure it.
+
+    Example:
+        >>> run = [Interval(0, 6)]
+        >>> measured_positions(np.arange(6) / 25, run, apart_seconds=0.1).astype(int).tolist()
+        [1, 0, 1, 0, 1, 1]
+        >>> bool(measured_positions(np.arange(6) / 10, run, apart_seconds=0.1).all())
+        True
+    """
+    chosen = np.ones(len(seconds), np.bool_)
+    for run in intervals:
+        between = np.arange(run.start + 1, run.stop - 1, 2)
+        chosen[between] = seconds[between + 1] - seconds[between - 1] > apart_seconds
+    return chosen

@@ -110,11 +110,11 @@ class Flickerer(Brightener):
         return super().generate(w_plus)
 
 
-def flickering_face(count, *, sigma, intervals, strength=None):
-    """A face whose edit brightens by 0.4 and 0.8 in turns, a steady 0.6 on average."""
+def flickering_face(count, *, sigma, intervals, strength=None, held=1):
+    """A face whose edit brightens by 0.4 and 0.8 in turns of `held` frames, by 0.6 on average."""
     face = edited_face(frames(count), alignment(range(count)), 0.0)
     codes = torch.zeros(count, 1, 2)
-    codes[:, 0, 0] = torch.where(torch.arange(count) % 2 == 0, 0.4, 0.8)
+    codes[:, 0, 0] = torch.where(torch.arange(count) // held % 2 == 0, 0.4, 0.8)
     amount = np.ones(count) if strength is None else np.asarray(strength, float)
     codes = codes * torch.tensor(amount).float()[:, None, None]
     return replace(
@@ -169,8 +169,10 @@ def test_changes_are_the_same_wherever_rendering_begins_and_are_generated_once()
     np.testing.assert_array_equal(late.at(28), all_[28])
 
 
-def followed(face, *, time=0.2):
-    """The same face with pictures that stand still, so that the flow leads nowhere."""
+def followed(count, *, time=0.2, intervals=None, strength=None):
+    """A face that flickers, with pictures that stand still, so that the flow leads nowhere."""
+    runs = [Interval(0, count)] if intervals is None else intervals
+    face = flickering_face(count, sigma=0.0, intervals=runs, strength=strength, held=2)
     size = int(face.inversion.mask.ood.shape[-1])
     y, x = np.mgrid[:size, :size]
     picture = torch.as_tensor((120 + 60 * np.sin(x) * np.cos(y)).astype(np.uint8))
@@ -184,32 +186,32 @@ def followed(face, *, time=0.2):
 
 
 def test_along_the_flow_a_change_that_flickers_is_averaged_too():
-    face = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)]))
+    face = followed(40)
     levels = [brightening(face, position) for position in (19, 20, 21)]
     assert max(levels) - min(levels) < 0.12 * np.mean(levels)
-    still = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)]), time=0.0)
-    assert brightening(still, 21) > 1.5 * brightening(still, 20)
+    still = followed(40, time=0.0)
+    assert brightening(still, 22) > 1.5 * brightening(still, 20)
 
 
 @pytest.mark.promise(6)
 def test_along_the_flow_a_strength_over_time_stays_and_nothing_crosses_an_interval():
     ramp = np.linspace(0.0, 1.0, 40)
-    face = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)], strength=ramp))
+    face = followed(40, strength=ramp)
     per_unit = [brightening(face, position) / ramp[position] for position in (8, 20, 35)]
     np.testing.assert_allclose(per_unit, per_unit[1], rtol=0.15)
-    apart = followed(flickering_face(20, sigma=0.0, intervals=[Interval(0, 1), Interval(1, 20)]))
-    joined = followed(flickering_face(20, sigma=0.0, intervals=[Interval(0, 20)]))
+    apart = followed(20, intervals=[Interval(0, 1), Interval(1, 20)])
+    joined = followed(20)
     assert brightening(apart, 0) < 0.8 * brightening(joined, 0)
 
 
 @pytest.mark.promise(18)
 def test_along_the_flow_changes_are_the_same_wherever_rendering_begins(monkeypatch):
     monkeypatch.setattr("vidinvert.changes.BLOCK", 8)
-    face = followed(flickering_face(40, sigma=0.0, intervals=[Interval(0, 40)]), time=0.05)
+    face = followed(40, time=0.05)
     method = Flickerer()
     stream = ChangeStream(face, method, batch_size=4, device="cpu")
     all_ = [stream.at(position) for position in range(40)]
-    assert method.drawn == 80
+    assert method.drawn == 42  # every other frame and the last one
     late = ChangeStream(face, Flickerer(), batch_size=4, device="cpu")
     np.testing.assert_array_equal(late.at(27), all_[27])
     np.testing.assert_array_equal(late.at(32), all_[32])
@@ -220,6 +222,35 @@ def test_along_the_flow_changes_are_the_same_wherever_rendering_begins(monkeypat
         device="cpu",
     )
     assert np.abs(whole.at(27) - all_[27]).max() > 1.0
+
+
+def test_what_is_carried_from_both_sides_is_not_drawn():
+    ramp = np.zeros(40)
+    ramp[11:30] = 1.0  # begins and ends between frames that are drawn
+    face = followed(40, strength=ramp)
+    method = Flickerer()
+    stream = ChangeStream(face, method, batch_size=4, device="cpu")
+    levels = [float(stream.at(position)[..., 2:].mean()) for position in range(11, 30)]
+    assert np.isfinite(levels).all()
+    assert min(levels) > 0.6 * max(levels)
+    slow = replace(face, seconds=np.arange(40) / 10)  # too far apart: each by itself
+    everywhere = Flickerer()
+    ChangeStream(slow, everywhere, batch_size=4, device="cpu").at(20)
+    assert method.drawn < 0.7 * everywhere.drawn
+
+
+def test_kept_pictures_of_other_positions_are_drawn_again():
+    face = followed(12)
+    kept = draw_unedited(
+        face.inversion.latents, Flickerer(), batch_size=4, positions=np.array([0, 2, 4, 6])
+    )
+    assert kept.hold(np.array([0, 6]))
+    assert not kept.hold(np.array([0, 8]))
+    fresh = ChangeStream(face, Flickerer(), batch_size=4, device="cpu").at(9)
+    method = Flickerer()
+    spared = ChangeStream(replace(face, unedited=kept), method, batch_size=4, device="cpu").at(9)
+    np.testing.assert_array_equal(spared, fresh)
+    assert method.drawn == 7 + 3  # all edited ones, and those unedited ones that are not kept
 
 
 class Spotted(Brightener):

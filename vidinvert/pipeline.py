@@ -17,7 +17,7 @@ import torch
 
 from stabilizers import Interval, intervals_from_indices
 from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
-from vidinvert.changes import EditedFace, draw_unedited
+from vidinvert.changes import EditedFace, draw_unedited, drawn_positions
 from vidinvert.checkpoints import find_pack, load_directions, load_landmark_readout
 from vidinvert.clock import Clock
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
@@ -331,8 +331,18 @@ def draw_analysis(analysis: Analysis, pack: Models, plans: Plans) -> Analysis:
     for inversion, kept in zip(analysis.inversions, analysis.unedited, strict=True):
         steady = stabilise_latents(inversion.latents, seconds, plans.stabilizer, shots=shots)
         if kept is None or not kept.fits(steady):
+            drawn = drawn_positions(
+                inversion,
+                plans.stabilizer.change,
+                seconds=seconds[steady.indices],
+                intervals=intervals_from_indices(steady.indices, cuts=shots),
+            )
             kept = draw_unedited(
-                steady, pack.method, batch_size=plans.render.batch_size, device=pack.device
+                steady,
+                pack.method,
+                positions=np.flatnonzero(drawn),
+                batch_size=plans.render.batch_size,
+                device=pack.device,
             )
         pictures.append(kept)
     return replace(analysis, unedited=tuple(pictures))

@@ -396,7 +396,8 @@ class MovedLatents:
 class KeptPictures:
     """The generator's pictures of a track's codes, each a PNG file in memory: lossless.
 
-    `encoded`: T files of (R, R, 3); `codes_sha256`: of the codes (T, L, D) that they show.
+    `encoded`: T files of (R, R, 3), empty where none was drawn; `codes_sha256`: of the codes
+    (T, L, D) that they show.
     """
 
     encoded: tuple[bytes, ...]
@@ -405,6 +406,10 @@ class KeptPictures:
     def fits(self, latents: Latents) -> bool:
         """Whether these are pictures of exactly these codes."""
         return self.codes_sha256 == latents.sha256
+
+    def hold(self, positions: Int64Array) -> bool:
+        """Whether there is a picture at each of these positions."""
+        return all(len(self.encoded[int(position)]) > 0 for position in positions)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

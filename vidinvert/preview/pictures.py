@@ -124,7 +124,7 @@ def picture_face(
     synthesis = method.synthesise(embedding, before)
     paints = isinstance(method, EditPainter)  # it paints on the crop: that is no inversion
     aligned = choose_composite(plan, method) == "generated" and not paints
-    if face.unedited is not None and not aligned:
+    if face.unedited is not None and face.unedited.hold(positions) and not aligned:
         inverted = read_pictures(face.unedited, positions)
     else:
         inverted = images.to_uint8(synthesis.image if aligned else method.generate(before))
