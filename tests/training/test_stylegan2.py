@@ -19,7 +19,12 @@ from vidinvert.training.stylegan2 import (
     make_generator,
     settings_for,
 )
-from vidinvert.training.stylegan2_encoder import StyleGAN2EncoderRecipe, StyleGAN2EncoderSettings
+from vidinvert.training.stylegan2_encoder import (
+    StyleGAN2EncoderRecipe,
+    StyleGAN2EncoderSettings,
+    trunk_widths_for,
+)
+from vidinvert.training.stylegan2_samm import Inverted, StyleGAN2SammRecipe
 
 TINY = StyleGAN2Settings(style_width=16, widest=8, capacity=256, mapping_layers=2, path_every=2)
 
@@ -189,13 +194,47 @@ def test_the_stages_make_a_pack_that_inverts(tmp_path, monkeypatch):
     silent = lambda seen, total, values: None  # noqa: E731
     stages.train_stylegan2(tmp_path, faces, helpers, schedule, size=64, progress=silent)
     stages.train_stylegan2_encoder(tmp_path, faces, helpers, schedule, progress=silent)
-    stages.write_stylegan2_pack(tmp_path, faces, helpers, start=find_pack("mini"))
+    made = stages.write_stylegan2_pack(tmp_path, faces, helpers, start=find_pack("mini"))
+    assert "samm" not in made.files
     loaded = load_pack(str(tmp_path / "stylegan2-pack"), method="e4e")
     assert (loaded.method.crop_size, loaded.method.style_count) == (64, 10)
     crops = to_float(faces.images[:2, ::4, ::4])
     embedding = loaded.method.embed(crops)
     assert embedding.w_plus.shape == (2, 10, 128)
     assert loaded.method.generate(embedding.w_plus).shape == (2, 3, 64, 64)
+    stages.train_stylegan2_samm(tmp_path, faces, helpers, schedule, progress=silent)
+    stages.write_stylegan2_pack(tmp_path, faces, helpers, start=find_pack("mini"))
+    loaded = load_pack(str(tmp_path / "stylegan2-pack"), method="samm")
+    assert loaded.pack.settings["align_corners"] is True
+    synthesis = loaded.method.synthesise(embedding, embedding.w_plus)
+    assert synthesis.image.shape == (2, 3, 64, 64)
+    assert 0.0 < synthesis.ood.mean() < 1.0
+    assert [flow.shape[-1] for flow in synthesis.flows] == [32, 64]
+
+
+def test_samm_is_trained_on_a_stylegan2_and_nothing_else_is():
+    torch.manual_seed(3)
+    shape = StyleGAN2Settings(style_width=128, widest=8, capacity=256, mapping_layers=2)
+    generator = make_generator(shape)
+    widths = trunk_widths_for(128)
+    networks = Inverted(
+        generator=generator,
+        encoder=E4E(style_count=generator.style_count, trunk_widths=widths),
+        w_mean=torch.zeros(1, 128),
+        channels=shape.channels,
+        trunk_widths=widths,
+    )
+    recipe = StyleGAN2SammRecipe(face_set(train=3, val=2), networks, perceptual())
+    frozen = [snapshot(recipe._generator), snapshot(recipe._encoder)]
+    before = snapshot(recipe.modules["samm"])
+    losses = recipe.step(0, 2, 0.0)
+    assert 0.0 <= losses["mean_ood"] <= 1.0
+    assert losses["planted"] > 0.0 or losses["face"] > 0.0
+    assert changed(recipe.modules["samm"], before)
+    assert changed(recipe._generator, frozen[0]) == set()
+    assert changed(recipe._encoder, frozen[1]) == set()
+    assert recipe.sheet().shape == (4 * 64, 2 * 64, 3)
+    assert set(recipe.evaluate(count=2)) == {"mean_ood", "mean_ood_face", "psnr", "planted_iou"}
 
 
 TINY_64 = StyleGAN2Settings(style_width=128, widest=8, capacity=256)

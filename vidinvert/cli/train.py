@@ -25,7 +25,7 @@ STAGES = (
     "detector",
 )
 ENCODERS = ("e4e", "restyle", "indomain", "force-indomain")  # of the other methods
-STYLEGAN2 = ("stylegan2", "stylegan2-encoder")  # of a pack of the other kind
+STYLEGAN2 = ("stylegan2", "stylegan2-encoder", "stylegan2-samm")  # of a pack of the other kind
 ORDERS = {  # what a word on the command line runs
     **{stage: (stage,) for stage in (*STAGES, *ENCODERS, *STYLEGAN2)},
     "encoder": ("autoencoder", "codes"),  # our packs' encoder: the autoencoder's, then closed form
@@ -67,6 +67,7 @@ PRESETS: dict[str, dict[str, tuple[int, int]]] = {
         **dict.fromkeys(ENCODERS, (60_000, 8)),
         "stylegan2": (2_000_000, 16),
         "stylegan2-encoder": (200_000, 8),
+        "stylegan2-samm": (60_000, 8),
     },
     "mini-256": {
         "autoencoder": (4_000_000, 64),
@@ -77,6 +78,7 @@ PRESETS: dict[str, dict[str, tuple[int, int]]] = {
         **dict.fromkeys(ENCODERS, (400_000, 32)),
         "stylegan2": (25_000_000, 32),
         "stylegan2-encoder": (1_600_000, 8),
+        "stylegan2-samm": (400_000, 8),
     },
 }
 MINUTES = {
@@ -88,6 +90,7 @@ MINUTES = {
     "detector": 25.0,
     "stylegan2": 600.0,
     "stylegan2-encoder": 240.0,
+    "stylegan2-samm": 60.0,
 } | dict.fromkeys(ENCODERS, 10.0)
 
 
@@ -298,9 +301,11 @@ def _run_stylegan2(
         return stylegan2_stages.train_stylegan2(
             work, faces, helpers, schedule, size=options.size, device=device, progress=bar.step
         )
-    return stylegan2_stages.train_stylegan2_encoder(
-        work, faces, helpers, schedule, device=device, progress=bar.step
-    )
+    recipe = {
+        "stylegan2-encoder": stylegan2_stages.train_stylegan2_encoder,
+        "stylegan2-samm": stylegan2_stages.train_stylegan2_samm,
+    }[stage]
+    return recipe(work, faces, helpers, schedule, device=device, progress=bar.step)
 
 
 class _Bar:

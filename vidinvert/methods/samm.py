@@ -21,15 +21,12 @@ from vidinvert.networks.samm import (
     CYCLES,
     SAMM,
     WARP_SCALE,
-    LevelSpec,
     combine_masks,
     find_fields,
     synthesise_aligned,
+    tapped_levels,
 )
 from vidinvert.types import Embedding, FacePack, Synthesis
-
-# Resolution of e4e's taps and the trunk's group that gives their channels, coarse to fine.
-TAPS = ((32, 2), (64, 1), (128, 0), (256, 0))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -105,13 +102,8 @@ def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> SammMethod
     weights that were trained with it.
     """
     base = load_encoder_only(pack, device, dtype)
-    channels, widths = generator_channels(pack), trunk_widths(pack)
+    levels = tapped_levels(generator_channels(pack), trunk_widths(pack), size=pack.crop_size)
     bias = check_setting(pack, "bias", encoder_kind(pack) == "featurestyle", (False, True))
-    levels = [
-        LevelSpec(resolution=r, channels=channels[r], feature_channels=widths[group])
-        for r, group in TAPS
-        if r <= pack.crop_size
-    ]
     with torch.device("meta"):
         samm = SAMM(
             levels,

@@ -6,7 +6,7 @@ passed on from coarse to fine, and nothing is kept between calls.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -49,6 +49,25 @@ PUBLISHED_LEVELS = (
     LevelSpec(resolution=128, channels=256, feature_channels=64),
     LevelSpec(resolution=256, channels=128, feature_channels=64),
 )
+# Resolution of e4e's taps and the trunk's group that gives their channels, coarse to fine.
+TAPS = ((32, 2), (64, 1), (128, 0), (256, 0))
+
+
+def tapped_levels(
+    channels: Mapping[int, int], trunk_widths: Sequence[int], *, size: int
+) -> list[LevelSpec]:
+    """Return the levels of a generator of `size` px on e4e's taps, coarse to fine.
+
+    Args:
+        channels: the generator's, by resolution.
+        trunk_widths: channels of the encoder's groups.
+        size: side of the generator's picture.
+    """
+    return [
+        LevelSpec(resolution=r, channels=channels[r], feature_channels=trunk_widths[group])
+        for r, group in TAPS
+        if r <= size
+    ]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,6 +12,7 @@ through, which this recipe has none of.
 """
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -59,9 +60,9 @@ class SammSettings:
     perceptual_weight: float = 0.15
     binary_weight: float = 0.1
     area_weight: float = 1.0
-    area_limits: tuple[float, float, float, float] = (0.30, 0.30, 0.30, 0.30)
+    area_limits: tuple[float, ...] = (0.30, 0.30, 0.30, 0.30)
     style_weight: float = 0.0
-    levels_from: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    levels_from: tuple[float, ...] = (0.0, 0.0, 0.0)
     planted_weight: float = 1.0
     face_weight: float = 1.0
 
@@ -127,66 +128,30 @@ class SammRecipe:
         crops, truth = self._draw(chosen, planted, rng)
         samm = cast(SAMM, self.modules["samm"])
         image, masks = self._forward(samm, crops, levels=settings.levels_at(share))
-        ood = masks[-1]
-        blend = ood * crops + (1.0 - ood) * image
-        pixel = F.mse_loss(blend, crops)
-        quarter = max(1, batch_size // 4)
-        perceptual = self._perceptual.distance(blend[:quarter], crops[:quarter])
-        style = self._style(blend[:quarter], crops[:quarter])
-        zero = crops.new_zeros(())
-        binary = sum((torch.minimum(m, 1.0 - m).mean() for m in masks), zero)
-        limits = [*settings.area_limits[: len(masks) - 1], settings.area_limits[-1]]
-        over = (F.relu(m.mean() - limit) for m, limit in zip(masks, limits, strict=True))
-        area = sum(over, zero)
-        logits = torch.logit(ood.clamp(1e-4, 1.0 - 1e-4))
-        hit = _weighted_entropy(logits, torch.ones_like(ood), truth)
-        clear = self._face * (1.0 - truth)
-        spared = _weighted_entropy(logits, torch.zeros_like(ood), clear)
-        loss = (
-            settings.pixel_weight * pixel
-            + settings.perceptual_weight * perceptual
-            + settings.style_weight * style
-            + settings.binary_weight * binary
-            + settings.area_weight * area
-            + settings.planted_weight * hit
-            + settings.face_weight * spared
+        loss, losses = weigh_masks(
+            settings,
+            self._perceptual,
+            source=crops,
+            image=image,
+            masks=masks,
+            planted=truth,
+            face=self._face,
         )
         optimizer = self.optimizers["samm"]
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(samm.parameters(), 2.0)
         optimizer.step()
-        return {
-            "loss": loss.item(),
-            "pixel": pixel.item(),
-            "squeeze": perceptual.item(),
-            "style": style.item(),
-            "binary": float(binary.detach()),
-            "mean_ood": ood.mean().item(),
-            "planted": hit.item(),
-            "face": spared.item(),
-        }
+        return losses
 
     def _draw(
         self, rows: NDArray[np.int64], planted: NDArray[np.bool_], rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        size = self._faces.images.shape[1]
-        images = np.empty((len(rows), size, size, 3), np.uint8)
-        truth = np.zeros((len(rows), 1, size, size), np.float32)
-        for n, row in enumerate(rows):
-            images[n] = jitter(np.asarray(self._faces.images[row]), rng, strength=0.7)
-            if planted[n]:
-                images[n], truth[n, 0] = plant(images[n], rng)
+        images, truth = draw_planted(self._faces, rows, planted, rng)
         return (
             pictures.to_float(images, device=self._device),
             torch.from_numpy(truth).to(self._device),
         )
-
-    def _style(self, blend: Tensor, crops: Tensor) -> Tensor:
-        """Return the distance of Gram matrices; 0, and nothing is computed, at weight 0."""
-        if self.settings.style_weight == 0.0:
-            return crops.new_zeros(())
-        return gram_distance(self._perceptual(blend), self._perceptual(crops)).mean()
 
     def _forward(
         self, samm: SAMM, crops: Tensor, *, levels: int | None = None
@@ -226,19 +191,116 @@ class SammRecipe:
             masks.append(levels[-1])
             blends.append(pictures.composite(source=part, generated=image, ood=levels[-1]))
         ood, blend = torch.cat(masks), torch.cat(blends).clamp(-1, 1)
-        errors = (blend - crops).square().mean(dim=(1, 2, 3))
-        inside = self._face > 0.5
-        found, there = (ood > 0.5) & inside, (truth > 0.5) & inside
-        covered = there.flatten(1).any(dim=1)
-        union = (found | there)[covered].sum()
-        overlap = (found & there)[covered].sum()
-        kept = (ood * inside)[~covered]
-        return {
-            "mean_ood": float(ood.mean()),
-            "mean_ood_face": float(kept.sum() / inside.sum() / len(kept)),
-            "psnr": float((-10.0 * torch.log10(errors / 4.0)).mean()),
-            "planted_iou": float(overlap / union.clamp_min(1)),
-        }
+        return measure_masks(ood, blend, source=crops, planted=truth, face=self._face)
+
+
+def draw_planted(
+    faces: FaceSet, rows: NDArray[np.int64], planted: NDArray[np.bool_], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Draw jittered faces, some with a thing planted before them.
+
+    Returns:
+        Pictures uint8 (N, R, R, 3), and where things were planted, (N, 1, R, R) in [0, 1].
+    """
+    size = faces.images.shape[1]
+    images = np.empty((len(rows), size, size, 3), np.uint8)
+    truth = np.zeros((len(rows), 1, size, size), np.float32)
+    for n, row in enumerate(rows):
+        images[n] = jitter(np.asarray(faces.images[row]), rng, strength=0.7)
+        if planted[n]:
+            images[n], truth[n, 0] = plant(images[n], rng)
+    return images, truth
+
+
+def weigh_masks(
+    settings: SammSettings,
+    perceptual: SqueezeFeatures,
+    *,
+    source: Tensor,
+    image: Tensor,
+    masks: Sequence[Tensor],
+    planted: Tensor,
+    face: Tensor,
+    looked_at: int | None = None,
+) -> tuple[Tensor, dict[str, float]]:
+    """Return the loss of a batch, and its parts by name.
+
+    Args:
+        settings: the weights.
+        perceptual: SqueezeNet.
+        source: (N, 3, R, R) in [-1, 1].
+        image: the aligned inversion of it.
+        masks: the levels' (N, 1, r, r), coarse to fine, and last the combined one of R pixels.
+        planted: (N, 1, R, R), where something was planted.
+        face: (1, 1, R, R), the inner face.
+        looked_at: side to which SqueezeNet's pictures are enlarged; None = as they are.
+    """
+    ood = masks[-1]
+    blend = ood * source + (1.0 - ood) * image
+    pixel = F.mse_loss(blend, source)
+    quarter = max(1, len(source) // 4)
+    seen = torch.stack([blend[:quarter], source[:quarter]])
+    if looked_at is not None:
+        size = (looked_at, looked_at)
+        seen = F.interpolate(seen.flatten(0, 1), size, mode="bilinear", align_corners=False)
+        seen = seen.unflatten(0, (2, quarter))
+    distance = perceptual.distance(seen[0], seen[1])
+    style = source.new_zeros(())
+    if settings.style_weight > 0.0:
+        style = gram_distance(perceptual(seen[0]), perceptual(seen[1])).mean()
+    zero = source.new_zeros(())
+    binary = sum((torch.minimum(m, 1.0 - m).mean() for m in masks), zero)
+    limits = [*settings.area_limits[: len(masks) - 1], settings.area_limits[-1]]
+    over = (F.relu(m.mean() - limit) for m, limit in zip(masks, limits, strict=True))
+    logits = torch.logit(ood.clamp(1e-4, 1.0 - 1e-4))
+    hit = _weighted_entropy(logits, torch.ones_like(ood), planted)
+    spared = _weighted_entropy(logits, torch.zeros_like(ood), face * (1.0 - planted))
+    loss = (
+        settings.pixel_weight * pixel
+        + settings.perceptual_weight * distance
+        + settings.style_weight * style
+        + settings.binary_weight * binary
+        + settings.area_weight * sum(over, zero)
+        + settings.planted_weight * hit
+        + settings.face_weight * spared
+    )
+    return loss, {
+        "loss": loss.item(),
+        "pixel": pixel.item(),
+        "squeeze": distance.item(),
+        "style": style.item(),
+        "binary": float(binary.detach()),
+        "mean_ood": ood.mean().item(),
+        "planted": hit.item(),
+        "face": spared.item(),
+    }
+
+
+def measure_masks(
+    ood: Tensor, blend: Tensor, *, source: Tensor, planted: Tensor, face: Tensor
+) -> dict[str, float]:
+    """Return the mean mask, the blend's PSNR in dB, and the IoU at 0.5 with what was planted.
+
+    Args:
+        ood: masks (N, 1, R, R).
+        blend: pictures (N, 3, R, R) in [-1, 1].
+        source: what they are to be.
+        planted: the truth, (N, 1, R, R).
+        face: (1, 1, R, R): the mask and what was planted are compared inside.
+    """
+    errors = (blend - source).square().mean(dim=(1, 2, 3))
+    inside = face > 0.5
+    found, there = (ood > 0.5) & inside, (planted > 0.5) & inside
+    covered = there.flatten(1).any(dim=1)
+    union = (found | there)[covered].sum()
+    overlap = (found & there)[covered].sum()
+    kept = (ood * inside)[~covered]
+    return {
+        "mean_ood": float(ood.mean()),
+        "mean_ood_face": float(kept.sum() / inside.sum() / max(1, len(kept))),
+        "psnr": float((-10.0 * torch.log10(errors / 4.0)).mean()),
+        "planted_iou": float(overlap / union.clamp_min(1)),
+    }
 
 
 def _weighted_entropy(logits: Tensor, target: Tensor, weight: Tensor) -> Tensor:

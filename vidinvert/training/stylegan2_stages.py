@@ -1,7 +1,8 @@
-"""The stages `stylegan2` and `stylegan2-encoder`, and the pack of kind stylegan2 that they make."""
+"""The stages of a pack of kind stylegan2 (generator, e4e, SAMM), and the pack that they make."""
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import cast
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.nn import functional as F
 
 from vidinvert import images
@@ -37,9 +39,10 @@ from vidinvert.training.stylegan2 import (
     shrink_faces,
 )
 from vidinvert.training.stylegan2_encoder import StyleGAN2EncoderRecipe, trunk_widths_for
+from vidinvert.training.stylegan2_samm import Inverted, StyleGAN2SammRecipe
 from vidinvert.types import FacePack
 
-GENERATOR, ENCODER = "stylegan2", "stylegan2-encoder"
+GENERATOR, ENCODER, SAMM_STAGE = "stylegan2", "stylegan2-encoder", "stylegan2-samm"
 SETTINGS_FILE = "settings.json"
 MEASURED_FACES = 1024  # whose codes directions are fitted on
 
@@ -97,6 +100,51 @@ def train_stylegan2_encoder(
     return write_figures(recipe.evaluate(), work / ENCODER)
 
 
+def train_stylegan2_samm(
+    work: Path,
+    faces: FaceSet,
+    helpers: Helpers,
+    schedule: Schedule,
+    *,
+    device: str = "cpu",
+    progress: Progress,
+) -> dict[str, float]:
+    """Train SAMM for the generator and e4e in `work`; returns its figures on validation faces.
+
+    Raises:
+        MissingError: one of the stages before has not been run.
+    """
+    generator, settings = load_stylegan2(work)
+    found = read_weights(work / ENCODER)
+    recipe = StyleGAN2SammRecipe(
+        faces,
+        Inverted(
+            generator=generator,
+            encoder=_load_encoder(found, settings, generator),
+            w_mean=found["w_mean"].float(),
+            channels=settings.channels,
+            trunk_widths=trunk_widths_for(settings.style_width),
+        ),
+        load_perceptual(helpers.perceptual),
+        seed=schedule.seed,
+        device=device,
+    )
+    train(recipe, schedule, work / SAMM_STAGE, progress=progress)
+    write_weights(recipe.averaged["samm"].state_dict(), work / SAMM_STAGE)
+    return write_figures(recipe.evaluate(), work / SAMM_STAGE)
+
+
+def _load_encoder(
+    found: Mapping[str, Tensor], settings: StyleGAN2Settings, generator: Generator
+) -> E4E:
+    """Return the trained e4e, frozen."""
+    encoder = E4E(
+        style_count=generator.style_count, trunk_widths=trunk_widths_for(settings.style_width)
+    )
+    encoder.load_state_dict(select(found, "encoder."))
+    return cast(E4E, freeze(encoder))
+
+
 def load_stylegan2(work: Path) -> tuple[Generator, StyleGAN2Settings]:
     """Load the generator that `stylegan2` left, frozen.
 
@@ -116,6 +164,7 @@ def write_stylegan2_pack(
 ) -> FacePack:
     """Assemble `work/stylegan2-pack`, with the detector of `start` and directions of its own.
 
+    SAMM is in it if its stage has been run.
     Directions are regressed on landmarks and colours of training faces; those that are read out
     badly on held-out faces are left out.
 
@@ -131,15 +180,15 @@ def write_stylegan2_pack(
         shutil.copyfile(path, target / "detector" / path.name)
     save_file(read_weights(work / GENERATOR), target / "generator.safetensors")
     save_file(found, target / "encoder.safetensors")
-    encoder = E4E(
-        style_count=generator.style_count, trunk_widths=trunk_widths_for(settings.style_width)
-    )
-    encoder.load_state_dict(select(found, "encoder."))
+    aligned = (work / SAMM_STAGE / "weights.safetensors").is_file()
+    if aligned:
+        save_file(read_weights(work / SAMM_STAGE), target / "samm.safetensors")
+    encoder = _load_encoder(found, settings, generator)
     rows = faces.rows("train")
     rows = rows[:: max(1, len(rows) // MEASURED_FACES)][:MEASURED_FACES]
     known = faces.images[rows]
     both = np.concatenate([known, known[:, :, ::-1]])  # as `measure_faces` has them
-    codes = _codes_of(freeze(encoder), both, settings.size)
+    codes = _codes_of(encoder, both, settings.size)
     fitted = _fit(codes, faces, rows, find_landmarks(work, faces, helpers)[rows])
     write_directions(fitted, target)
     described = json.loads((target / "directions.json").read_text(encoding="utf-8"))
@@ -158,10 +207,12 @@ def write_stylegan2_pack(
             "style_width": settings.style_width,
             "channels": list(settings.channels.values()),
             "trunk_widths": list(trunk_widths_for(settings.style_width)),
+            **({"align_corners": True} if aligned else {}),
         },
         files={
             "generator": "generator.safetensors",
             "encoder": "encoder.safetensors",
+            **({"samm": "samm.safetensors"} if aligned else {}),
             "detector": f"detector/{detector.name}",
             **({"directions": "directions.safetensors"} if described else {}),
         },
@@ -173,7 +224,7 @@ def write_stylegan2_pack(
         },
         figures={
             f"{stage} {name}": value
-            for stage in (GENERATOR, ENCODER)
+            for stage in (GENERATOR, ENCODER, *([SAMM_STAGE] if aligned else []))
             for name, value in json.loads(
                 (work / stage / "figures.json").read_text(encoding="utf-8")
             ).items()
