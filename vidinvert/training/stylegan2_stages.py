@@ -206,6 +206,7 @@ def write_stylegan2_pack(
             "style_count": generator.style_count,
             "style_width": settings.style_width,
             "channels": list(settings.channels.values()),
+            "mapping_layers": settings.mapping_layers,
             "trunk_widths": list(trunk_widths_for(settings.style_width)),
             **({"align_corners": True} if aligned else {}),
         },
