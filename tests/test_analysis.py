@@ -13,7 +13,7 @@ from vidinvert.analysis import check_analysis_target, read_analysis, sha256_of, 
 from vidinvert.checkpoints import find_pack
 from vidinvert.errors import AnalysisError, EncodeError, PlanError
 from vidinvert.media import probe
-from vidinvert.types import KeptPictures, Plans, TrackingPlan
+from vidinvert.types import KeptPictures, Plans, SteadiedMasks, TrackingPlan
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,19 @@ def kept(tmp_path, pack):
     )
     tracks = (analysis.tracks[0], replace(analysis.tracks[1], identity=np.ones(512, np.float32)))
     pictures = KeptPictures(encoded=(b"one", b"", b"three"), codes_sha256="ab" * 32)
-    analysis = replace(analysis, tracks=tracks, frames=range(7), unedited=(None, pictures))
+    masks = analysis.inversions[1].mask
+    steadied = SteadiedMasks(ood=masks.ood // 2, filter_text="of another kind")
+    inversions = (
+        analysis.inversions[0],
+        replace(analysis.inversions[1], mask=replace(masks, steadied=steadied)),
+    )
+    analysis = replace(
+        analysis,
+        tracks=tracks,
+        frames=range(7),
+        unedited=(None, pictures),
+        inversions=inversions,
+    )
     write_analysis(tmp_path / "kept.npz", analysis, pack=pack, plans=Plans())
     return tmp_path / "kept.npz", analysis
 
@@ -68,6 +80,10 @@ def test_what_was_measured_comes_back_exactly(kept, pack):
         assert after.method == "samm"
     assert again.unedited[0] is None
     assert again.unedited[1] == analysis.unedited[1]
+    assert again.inversions[0].mask.steadied is None
+    steadied, wanted = (one.inversions[1].mask.steadied for one in (again, analysis))
+    assert steadied.filter_text == wanted.filter_text
+    np.testing.assert_array_equal(steadied.ood, wanted.ood)
 
 
 def test_another_clip_pack_or_method_is_refused_with_the_reason(kept, pack, tmp_path):

@@ -5,7 +5,8 @@ import torch
 
 from stabilizers import FlowFilter, StabilizerPlan
 from tests.test_rendering import alignment, edited_face, frames
-from vidinvert.inversion import stabilise_inversion
+from vidinvert.inversion import keep_steadied, stabilise_inversion
+from vidinvert.types import SteadiedMasks
 
 
 def inversion(count=6):
@@ -27,3 +28,20 @@ def test_a_mask_that_does_not_flicker_stays_along_the_flow():
     steady = stabilise_inversion(measured, np.arange(6) / 25, plan, shots=())
     assert (steady.mask.ood.int() - measured.mask.ood.int()).abs().max() <= 1  # it did not flicker
     assert torch.equal(steady.latents.w_plus, measured.latents.w_plus)
+
+
+def test_masks_that_were_kept_steadied_are_taken_for_the_same_filter_only():
+    plan = StabilizerPlan(latents=None, mask=FlowFilter(time_seconds=0.1))
+    measured = inversion()
+    seconds = np.arange(6) / 25
+    kept = replace(measured, mask=keep_steadied(measured.mask, seconds, plan, shots=()))
+    fresh = stabilise_inversion(measured, seconds, plan, shots=())
+    spared = stabilise_inversion(kept, seconds, plan, shots=())
+    assert torch.equal(spared.mask.ood, fresh.mask.ood)
+    assert spared.mask.steadied is None
+    marked = SteadiedMasks(ood=kept.mask.ood // 2, filter_text=repr(plan.mask))
+    kept = replace(kept, mask=replace(kept.mask, steadied=marked))
+    assert torch.equal(stabilise_inversion(kept, seconds, plan, shots=()).mask.ood, marked.ood)
+    other = StabilizerPlan(latents=None, mask=FlowFilter(time_seconds=0.3))
+    again = stabilise_inversion(kept, seconds, other, shots=()).mask.ood
+    assert torch.equal(again, stabilise_inversion(measured, seconds, other, shots=()).mask.ood)

@@ -34,6 +34,7 @@ from vidinvert.types import (
     KeptPictures,
     Latents,
     Plans,
+    SteadiedMasks,
     VideoInfo,
 )
 
@@ -128,6 +129,9 @@ def _face_arrays(
     }
     if inversion.mask.guide is not None:
         arrays["guide"] = inversion.mask.guide.numpy()  # (T, 1, h, w)
+    if inversion.mask.steadied is not None:
+        arrays["steadied"] = inversion.mask.steadied.ood.numpy()  # (T, 1, h, w)
+        arrays["steadied_filter"] = np.array(inversion.mask.steadied.filter_text)
     if track.identity is not None:
         arrays["identity"] = track.identity  # (512,)
     if unedited is not None:
@@ -293,12 +297,18 @@ def _read_face(
         quads_xy=np.stack([quad_from_crop(matrix, size) for matrix in transforms]),
     )
     guide = arrays.get(f"face{number}_guide")
+    steadied = arrays.get(f"face{number}_steadied")
     inversion = Inversion(
         latents=Latents(w_plus=torch.from_numpy(array("w_plus")), indices=indices),
         mask=InvertibilityMask(
             ood=torch.from_numpy(array("ood")),
             indices=indices,
             guide=None if guide is None else torch.from_numpy(guide),
+            steadied=None
+            if steadied is None
+            else SteadiedMasks(
+                ood=torch.from_numpy(steadied), filter_text=str(array("steadied_filter"))
+            ),
         ),
         pack_sha256=header["pack"]["sha256"],
         method=header["method"],

@@ -31,6 +31,7 @@ from vidinvert.types import (
     InvertibilityMask,
     Latents,
     MovedLatents,
+    SteadiedMasks,
 )
 
 LARGEST_MASK = 256  # side of the stored masks: half the crop's, and never more
@@ -212,7 +213,7 @@ def mask_edit(
         before, after = inversion.latents.at(batch).to(device), edited.at(batch).to(device)
         found = method.find_edit_mask(before, after)
         masks[batch] = images.mask_to_uint8(images.resize(found, size)).cpu()
-    return replace(inversion.mask, ood=masks)
+    return replace(inversion.mask, ood=masks, steadied=None)
 
 
 def stabilise_alignment(
@@ -255,6 +256,38 @@ def stabilise_latents(
     return replace(latents, w_plus=codes)
 
 
+def stabilise_masks(
+    mask: InvertibilityMask,
+    seconds: NDArray[np.float64],
+    plan: StabilizerPlan,
+    *,
+    shots: Sequence[Interval],
+) -> Tensor:
+    """Steady masks over time (T, 1, h, w) uint8, or take them as the plan's filter left them."""
+    if mask.steadied is not None and mask.steadied.filter_text == repr(plan.mask):
+        return mask.steadied.ood
+    return smooth_masks(
+        mask.ood,
+        seconds[mask.indices],
+        plan.mask,
+        intervals=intervals_from_indices(mask.indices, cuts=shots),
+        guide=mask.guide,
+        flow=quick_flow,
+    )
+
+
+def keep_steadied(
+    mask: InvertibilityMask,
+    seconds: NDArray[np.float64],
+    plan: StabilizerPlan,
+    *,
+    shots: Sequence[Interval],
+) -> InvertibilityMask:
+    """Return masks that bring along what the plan's filter makes of them."""
+    ood = stabilise_masks(mask, seconds, plan, shots=shots)
+    return replace(mask, steadied=SteadiedMasks(ood=ood, filter_text=repr(plan.mask)))
+
+
 def stabilise_inversion(
     inversion: Inversion,
     seconds: NDArray[np.float64],
@@ -263,19 +296,9 @@ def stabilise_inversion(
     shots: Sequence[Interval],
 ) -> Inversion:
     """Steady codes and masks over time; nothing crosses a cut or a gap of the track."""
-    indices = inversion.latents.indices
-    intervals = intervals_from_indices(indices, cuts=shots)
-    times = seconds[indices]
-    masks = smooth_masks(
-        inversion.mask.ood,
-        times,
-        plan.mask,
-        intervals=intervals,
-        guide=inversion.mask.guide,
-        flow=quick_flow,
-    )
+    masks = stabilise_masks(inversion.mask, seconds, plan, shots=shots)
     return replace(
         inversion,
         latents=stabilise_latents(inversion.latents, seconds, plan, shots=shots),
-        mask=replace(inversion.mask, ood=masks),
+        mask=replace(inversion.mask, ood=masks, steadied=None),
     )

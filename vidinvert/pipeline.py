@@ -26,6 +26,7 @@ from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
 from vidinvert.inversion import (
     invert,
+    keep_steadied,
     mask_edit,
     stabilise_alignment,
     stabilise_inversion,
@@ -319,14 +320,19 @@ def measure_video(
 
 
 def draw_analysis(analysis: Analysis, pack: Models, plans: Plans) -> Analysis:
-    """Add the generator's pictures of the steadied codes, which edits would draw again and again.
+    """Add what edits would make again and again: steadied masks, and pictures of steadied codes.
 
-    Large ones are left out: their file would grow by megabytes a frame, and beside SAMM's own work
-    at that size drawing them again is little.
+    Large pictures are left out: their file would grow by megabytes a frame, and beside SAMM's own
+    work at that size drawing them again is little.
     """
+    seconds, shots = analysis.info.seconds, analysis.shots
+    steadied = tuple(
+        replace(one, mask=keep_steadied(one.mask, seconds, plans.stabilizer, shots=shots))
+        for one in analysis.inversions
+    )
+    analysis = replace(analysis, inversions=steadied)
     if pack.method.crop_size > LARGEST_KEPT:
         return analysis
-    seconds, shots = analysis.info.seconds, analysis.shots
     pictures: list[KeptPictures] = []
     for inversion, kept in zip(analysis.inversions, analysis.unedited, strict=True):
         steady = stabilise_latents(inversion.latents, seconds, plans.stabilizer, shots=shots)

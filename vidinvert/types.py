@@ -413,16 +413,26 @@ class KeptPictures:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SteadiedMasks:
+    """A track's masks smoothed over time: `ood` (T, 1, h, w) uint8, and the text of the filter."""
+
+    ood: Tensor
+    filter_text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class InvertibilityMask:
     """What the generator cannot explain: `ood` (T, 1, h, w), 1 = keep the source pixel.
 
     Stored as uint8, 255 = 1.0: 66 kB a frame at 256 px. `guide`: the crops' grey pictures, uint8 of
-    the same shape, along whose motion the mask can be smoothed; None = not known.
+    the same shape, along whose motion the mask can be smoothed; None = not known. `steadied`: these
+    masks smoothed already, as a kept analysis has them.
     """
 
     ood: Tensor
     indices: Int64Array
     guide: Tensor | None = None
+    steadied: SteadiedMasks | None = None
 
     def __post_init__(self) -> None:
         check_increasing("indices", self.indices)
@@ -433,6 +443,11 @@ class InvertibilityMask:
             check_shape("guide", self.guide, tuple(self.ood.shape))
             if self.guide.dtype != torch.uint8:
                 raise ValueError(f"guide has dtype {self.guide.dtype}, expected torch.uint8")
+        if self.steadied is not None:
+            check_shape("steadied", self.steadied.ood, tuple(self.ood.shape))
+            dtype = self.steadied.ood.dtype
+            if dtype != torch.uint8:
+                raise ValueError(f"steadied has dtype {dtype}, expected torch.uint8")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
