@@ -22,13 +22,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 import vidinvert
-from tests.bench.pack import IdentityNetwork, batches, psnr
 from tests.shared_data import SHARED
 from vidinvert import images
+from vidinvert.appraisal.instruments import batches
+from vidinvert.appraisal.pictures import psnr
 from vidinvert.changes import head_window
 from vidinvert.checkpoints import find_pack, load_part, select
 from vidinvert.cli.device import keep_memory
 from vidinvert.evaluation import evaluate_video
+from vidinvert.faces.likeness import IdentityNetwork
 from vidinvert.methods import LOADERS, EditPainter, Method
 from vidinvert.networks.eigen import EigenBasis
 from vidinvert.networks.eigen_encoder import CodeDiscriminator, mahalanobis

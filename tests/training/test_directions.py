@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from vidinvert.training.directions import (
     measure_faces,
     predict_ratings,
     read_ratings,
+    series_direction,
     shrink,
 )
 
@@ -156,3 +159,25 @@ def test_light_of_the_face_and_the_background_is_in_zero_to_one(measured):
         assert measured[name].min() >= 0.0
         assert measured[name].max() <= 1.0
         np.testing.assert_allclose(measured[name][5:], measured[name][:5])
+
+
+def test_series_say_how_one_person_changes():
+    """Twelve people at three ages: codes follow age in one column, and are noise elsewhere."""
+    rng = np.random.default_rng(0)
+    people, levels = 12, 3
+    count = people * levels
+    age = np.tile(np.arange(levels) - 1.0, people) + np.repeat(rng.normal(0, 0.5, people), levels)
+    codes = rng.normal(0, 0.3, (2 * count, 6))
+    codes[:, 2] += 0.8 * np.tile(age, 2)
+    faces = replace(
+        face_set(train=1, val=0, size=8),
+        series=tuple(f"{p}:age:{level}" for p in range(people) for level in range(levels)),
+    )
+    standard = np.tile(age, 2)
+    found = series_direction(codes, faces, np.arange(count), "age", standard)
+    assert found is not None
+    assert found[2] == pytest.approx(0.8, abs=0.15)
+    assert np.abs(np.delete(found, 2)).max() < 0.2
+    assert series_direction(codes, faces, np.arange(count), "weight", standard) is None
+    few = replace(faces, series=faces.series[:6])
+    assert series_direction(codes[:12], few, np.arange(6), "age", standard[:12]) is None

@@ -17,7 +17,16 @@ from vidinvert.methods import load_method
 from vidinvert.training import stages
 from vidinvert.training.encoders import ENCODERS
 from vidinvert.training.loop import Schedule
-from vidinvert.training.pack import GAINS, countered, train_detector_stage, write_mini
+from vidinvert.training.motions import MOTIONS
+from vidinvert.training.pack import (
+    GAINS,
+    MOTIONS_COUNTERED,
+    countered,
+    note_figures,
+    train_detector_stage,
+    write_mini,
+    write_motions,
+)
 from vidinvert.training.stages import Helpers, load_autoencoder, parameters, shortened
 
 FACES = 24
@@ -160,7 +169,14 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
     assert stored["first.0.conv.weight"].dtype == torch.float16
     pack = find_pack(str(work / "pack"))
     verify_pack(pack)
-    assert pack.sha256 == printed["assemble"]["sha256"]
+    assert pack.sha256 == printed["appraise"]["sha256"]
+    assert pack.figures["val_faces"] == 4
+    assert pack.figures["composite_psnr"] == pytest.approx(
+        printed["appraise"]["composite_psnr"], abs=1e-3
+    )
+    assert {"effect_at_2", "grows", "leak_at_2", "correlation"} <= set(
+        pack.directions["age"].figures
+    )
     assert pack.provenance["samm_images_seen"] == 2
     assert pack.provenance["pictures"] == {"omi": FACES}
     assert set(load_directions(pack)) == set(printed["directions"]) - {"stage"}
@@ -194,7 +210,56 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
         assert update.files[part].sha256 == pack.files[part].sha256
     assert set(load_directions(update)) == set(load_directions(pack))
     assert update.provenance["samm_images_seen"] == 2
-    assert update.figures == pack.figures
+    assert set(update.figures) == set(pack.figures)
+    assert update.figures["samm_psnr"] == pack.figures["samm_psnr"]
+    again = ["train", "samm", *common, "-o", tmp_path / "fourth", "--from", work / "pack"]
+    assert main([str(word) for word in [*again, "--batch-size", 2]]) == 0
+    earlier = json.loads((tmp_path / "fourth" / "samm" / "earlier.json").read_text())
+    assert (earlier["sha256"], earlier["images_seen"]) == (pack.sha256, 2)
+
+
+def test_what_is_measured_of_a_pack_is_written_into_its_description(tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"x")
+    direction = {"unit": "u", "source": "s", "layers": [0], "figures": {"correlation": 0.5}}
+    pack = write_pack(
+        tmp_path,
+        name="p",
+        version="1",
+        license="MIT",
+        summary="s",
+        generator={"kind": "eigen", "crop_size": 8, "style_count": 1, "style_width": 2},
+        files={"detector": "a.bin"},
+        directions={"smile": direction, "age": direction},
+        figures={"samm_psnr": 29.5, "val_faces": 3.0},
+    )
+    measured = {"effect_at_2": 1.23456, "side_effects_at_2": {"yaw": 0.00049}}
+    noted = note_figures(tmp_path, {"val_faces": 48.0}, {"smile": measured})
+    assert noted.figures == {"samm_psnr": 29.5, "val_faces": 48.0}
+    assert noted.directions["smile"].figures == {"correlation": 0.5, "effect_at_2": 1.235}
+    assert noted.directions["age"] == pack.directions["age"]
+    assert noted.files == pack.files
+    text = (tmp_path / "pack.toml").read_text()
+    assert "[directions.smile.figures.side_effects_at_2]\nyaw = 0.0\n" in text
+
+
+def test_an_edit_that_is_no_motion_is_countered_by_motions_and_drawn_in_full(tmp_path):
+    for folder in ("motions", "pack"):
+        (tmp_path / folder).mkdir()
+    moves = {f"moves.{name}": torch.full((68, 2), float(k)) for k, name in enumerate(MOTIONS, 1)}
+    readout = {"readout.weight": torch.ones(136, 4)}
+    save_file({**moves, **readout}, tmp_path / "motions" / "motions.safetensors")
+    known = {name: torch.ones(1, 4) for name in ("smile", "eyes_open", "age")}
+    save_file(known, tmp_path / "pack" / "directions.safetensors")
+    assert write_motions(tmp_path, tmp_path / "pack") == {"motions": "motions.safetensors"}
+    written = load_file(tmp_path / "pack" / "motions.safetensors")
+    assert {name for name in written if name.startswith("moves.")} == {
+        f"moves.{name}"
+        for name in known  # yaw's, which the pack has no direction for, is left out
+    }
+    age = sum(share * moves[f"moves.{other}"] for other, share in MOTIONS_COUNTERED["age"].items())
+    torch.testing.assert_close(written["moves.age"], age)
+    assert written["share.age"].tolist() == [1.0]
+    assert written["share.smile"].tolist() == [pytest.approx(1.0 / GAINS["smile"])]
 
 
 def test_a_smile_opens_the_eyes_that_it_would_close():

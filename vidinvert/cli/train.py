@@ -29,8 +29,9 @@ STYLEGAN2 = ("stylegan2", "stylegan2-encoder", "stylegan2-samm")  # of a pack of
 ORDERS = {  # what a word on the command line runs
     **{stage: (stage,) for stage in (*STAGES, *ENCODERS, *STYLEGAN2)},
     "encoder": ("autoencoder", "codes"),  # our packs' encoder: the autoencoder's, then closed form
-    "pack": (*STAGES, *ENCODERS, "assemble"),
-    "assemble": ("assemble",),
+    "pack": (*STAGES, *ENCODERS, "assemble", "appraise"),
+    "assemble": ("assemble", "appraise"),
+    "appraise": ("appraise",),
     "stylegan2-pack": ("stylegan2-pack",),
 }
 TOGETHER = (  # what several processes share
@@ -103,7 +104,8 @@ def add_parser(commands: Any) -> None:
         "Then the encoders of the other methods, in any order: " + ", ".join(ENCODERS) + ". "
         "A pack with a StyleGAN2: " + ", ".join(STYLEGAN2) + ", then stylegan2-pack. "
         "Each continues from its checkpoint if it was interrupted. `pack` runs those that are not "
-        "done and puts the pack together, `assemble` does only that. Started by torchrun, "
+        "done, puts the pack together and measures it; `assemble` does only the last two, and "
+        "`appraise` measures WORK/pack alone. Started by torchrun, "
         "all but `codes` and `directions` use a process a device.",
     )
     parser.add_argument("stage", choices=tuple(ORDERS), help="one stage, or `pack` for all")
@@ -120,8 +122,8 @@ def add_parser(commands: Any) -> None:
         "--from",
         dest="start",
         metavar="PACK",
-        help="go on from the autoencoder and the detector of this pack; `directions`, `diffcam`, "
-        "`deghost`, the encoders and `assemble` take from it what the work folder lacks",
+        help="go on from the autoencoder, SAMM and the detector of this pack; `directions`, "
+        "`diffcam`, `deghost`, the encoders and `assemble` take from it what the work folder lacks",
     )
     parser.add_argument(
         "--size", type=int, choices=(64, 128, 256), default=64, help="of stylegan2's pictures (64)"
@@ -207,7 +209,14 @@ def _run_stage(
 
     from vidinvert.checkpoints import find_pack
     from vidinvert.cli.device import choose_device, choose_precision
-    from vidinvert.training import edit_stages, encoder_stage, motion_stage, pack, stages
+    from vidinvert.training import (
+        edit_stages,
+        encoder_stage,
+        motion_stage,
+        pack,
+        samm_stage,
+        stages,
+    )
     from vidinvert.training.loop import Schedule
     from vidinvert.training.stylegan2_stages import write_stylegan2_pack
 
@@ -230,6 +239,8 @@ def _run_stage(
             return motion_stage.fit_motions(work, faces, helpers)
         if stage == "assemble":
             return {"sha256": pack.write_mini(work, faces, start=start).sha256}
+        if stage == "appraise":
+            return _appraise(options, faces, device, bar)
         if stage == "stylegan2-pack":
             made = write_stylegan2_pack(work, faces, helpers, start=start or find_pack("mini"))
             return {"sha256": made.sha256, "directions": sorted(made.directions)}
@@ -279,10 +290,46 @@ def _run_stage(
                 device=device,
                 progress=bar.step,
             )
-        recipe = {"generator": stages.train_generator, "samm": stages.train_samm}[stage]
-        return recipe(work, faces, helpers, schedule, device=device, progress=bar.step)
+        if stage == "samm":
+            return samm_stage.train_samm(
+                work, faces, helpers, schedule, start=start, device=device, progress=bar.step
+            )
+        return stages.train_generator(
+            work, faces, helpers, schedule, device=device, progress=bar.step
+        )
     finally:
         bar.close()
+
+
+def _appraise(
+    options: argparse.Namespace, faces: Any, device: str, bar: "_Bar"
+) -> Mapping[str, Any]:
+    """Measure the pack of the work folder and write its figures into pack.toml."""
+    import torch
+
+    from vidinvert.appraisal import Editor, appraise
+    from vidinvert.checkpoints import find_pack, load_directions, load_landmark_readout
+    from vidinvert.cli.device import choose_precision
+    from vidinvert.methods import load_method
+    from vidinvert.training.pack import note_figures
+
+    target: Path = options.output / "pack"
+    pack = find_pack(str(target))
+    precise = choose_precision(options.precision, device) != "bf16"
+    editor = Editor(
+        method=load_method(
+            pack,
+            method="samm",
+            device=device,
+            dtype=torch.float32 if precise else torch.bfloat16,
+        ),
+        directions=load_directions(pack),
+        landmarks=load_landmark_readout(pack),
+        device=device,
+    )
+    found = appraise(editor, faces, options.data, options.helpers, progress=bar.count)
+    pack = note_figures(target, found.figures, found.directions)
+    return {"sha256": pack.sha256, **found.figures}
 
 
 def _run_stylegan2(

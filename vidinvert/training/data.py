@@ -22,7 +22,9 @@ class FaceSet:
     """Aligned faces in FFHQ framing.
 
     `images`: uint8 (M, 256, 256, 3) RGB; `split` and `source`: one name a picture; `files`: names
-    relative to the folder; `yaw`: degrees / 90 as in the manifest, NaN where it is not given.
+    relative to the folder; `yaw`: degrees / 90 as in the manifest, NaN where it is not given;
+    `series`: `identity:attribute:level` of pictures of one person with more and more of something,
+    '' elsewhere; empty where the manifest says nothing of it.
     """
 
     images: UInt8Array
@@ -30,6 +32,7 @@ class FaceSet:
     source: NDArray[np.str_]
     files: tuple[str, ...]
     yaw: NDArray[np.float64]
+    series: tuple[str, ...] = ()
 
     def rows(self, split: str) -> NDArray[np.int64]:
         """Return the positions of the pictures of a split, in the manifest's order."""
@@ -38,6 +41,8 @@ class FaceSet:
 
 def load_faces(directory: Path, *, size: int = 256) -> FaceSet:
     """Read `manifest.csv` (columns split, set, file, yaw) and the pictures it names.
+
+    A column identity_attribute_level, if there is one, names series; see `FaceSet`.
 
     Raises:
         MissingError: there is no manifest, or a picture it names cannot be read.
@@ -66,6 +71,7 @@ def load_faces(directory: Path, *, size: int = 256) -> FaceSet:
         source=np.array([row["set"] for row in rows]),
         files=files,
         yaw=yaw,
+        series=tuple(row.get("identity_attribute_level") or "" for row in rows),
     )
 
 

@@ -7,7 +7,7 @@ set.
 
 import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,9 @@ RATED_ATTRIBUTES = {  # direction -> column of the ratings, and whether more of 
 }
 # Read off faces as much by smile and open mouth as by itself: regressed without these two.
 COMPOUND_ATTRIBUTES = {"happy": ("smile", "mouth_open")}
+# Attributes of which there may be series: one person, younger and older. What these say is added.
+SERIES_ATTRIBUTES = ("age",)
+LEAST_SERIES = 8
 RIDGE = 0.02  # of the samples' number: the ridge on codes when a rating is predicted from them
 
 
@@ -72,7 +75,7 @@ def measure_faces(
     for flip in (False, True):
         for start in range(0, len(rows), 64):
             images = np.asarray(faces.images[rows[start : start + 64]])
-            chunks.append(_light(images[:, :, ::-1] if flip else images))
+            chunks.append(measure_light(images[:, :, ::-1] if flip else images))
     light = {name: np.concatenate([chunk[name] for chunk in chunks]) for name in chunks[0]}
     return {**values, **light}
 
@@ -99,7 +102,7 @@ def _placement(landmarks: Float64Array) -> dict[str, Float64Array]:
     }
 
 
-def _light(images: NDArray[np.uint8]) -> dict[str, Float64Array]:
+def measure_light(images: NDArray[np.uint8]) -> dict[str, Float64Array]:
     """Brightness and warmth of the face and of the upper corners (the background)."""
     side = images.shape[1]
     face = images[:, side * 3 // 8 : side * 3 // 4, side * 3 // 8 : side * 5 // 8]
@@ -218,6 +221,71 @@ def _least_squares(
     noise = np.square(codes - inputs @ found).mean(axis=0)  # (K,)
     spread = np.diag(np.linalg.inv(gram))  # (A + 1,)
     return found[:-1], np.sqrt(spread[:-1, None] * noise)
+
+
+def follow_series(
+    fitted: Mapping[str, FittedDirection],
+    codes: Float64Array,
+    faces: FaceSet,
+    rows: NDArray[np.int64],
+    values: Mapping[str, Float64Array],
+) -> dict[str, FittedDirection]:
+    """Return the fitted directions of which there are series, with what these say added.
+
+    Regression says how older people look, and series how one person ages; what both say counts
+    twice, and what only one says, as skin that is darker in one of them, half of that.
+    """
+    found: dict[str, FittedDirection] = {}
+    for name in (name for name in SERIES_ATTRIBUTES if name in fitted):
+        standard = (values[name] - values[name].mean()) / values[name].std()
+        change = series_direction(codes, faces, rows, name, standard)
+        if change is not None:
+            direction = fitted[name].direction
+            added = torch.from_numpy(change.astype(np.float32)).reshape(direction.vector.shape)
+            direction = replace(
+                direction,
+                vector=direction.vector + added,
+                source=f"{direction.source}; and series of one person with more and more of it",
+            )
+            found[name] = replace(fitted[name], direction=direction)
+    return found
+
+
+def series_direction(
+    codes: Float64Array,
+    faces: FaceSet,
+    rows: NDArray[np.int64],
+    name: str,
+    standard: Float64Array,
+) -> Float64Array | None:
+    """Return how codes change within series of one person by one standard deviation of `name`.
+
+    Args:
+        codes: (V * len(rows), K): every version of every row.
+        faces: the set, whose `series` say which pictures belong together.
+        rows: the pictures that the codes are of.
+        name: of the attribute.
+        standard: (V * len(rows),) the attribute, standardised: by it a series' length is measured.
+
+    Returns:
+        (K,) the mean of last less first pictures, less what chance explains (`shrink`), or None
+        where there are fewer than `LEAST_SERIES`.
+    """
+    found: dict[str, dict[int, int]] = {}
+    for position, row in enumerate(rows.tolist()):
+        parts = faces.series[row].split(":") if faces.series else []
+        if len(parts) == 3 and parts[1] == name:
+            found.setdefault(parts[0], {})[int(parts[2])] = position
+    ends = [(members[min(members)], members[max(members)]) for members in found.values()]
+    ends = np.array([pair for pair in ends if pair[0] != pair[1]])
+    if len(ends) < LEAST_SERIES:
+        return None
+    versions = np.arange(len(codes) // len(rows)) * len(rows)
+    first, last = (versions[:, None] + ends[:, k] for k in (0, 1))  # (V, P)
+    length = float((standard[last] - standard[first]).mean())
+    changes = (codes[last] - codes[first]).mean(axis=0)  # (P, K)
+    error = changes.std(axis=0) / len(ends) ** 0.5
+    return shrink(changes.mean(axis=0), error) / max(length, 0.1)
 
 
 def shrink(coefficients: Float64Array, errors: Float64Array) -> Float64Array:

@@ -46,19 +46,24 @@ GAINS = {
     "mouth_open": 3.0,
     "eyes_open": 1.8,
     "yaw": 2.4,
-    "age": 1.8,
+    "age": 1.6,
     "gender": 1.3,
     "hair_brightness": 1.3,
 }
 # As rendered, a smile closes the eyes by nearly half of what it moves itself (measured in standard
-# deviations): so much of the motion that opens them is added to it.
-COUNTERED = {"smile": {"eyes_open": 0.36}}
+# deviations): so much of the motion that opens them is added to it. Series of one person ageing
+# are paler at their end.
+COUNTERED = {"smile": {"eyes_open": 0.36}, "age": {"skin_warmth": 0.17}}
 
 
 # By how much the landmarks' motions are stretched so that an edit of 2, rendered, moves what is
-# measured by about two standard deviations, and what is added against side effects.
+# measured by about two standard deviations, and what is added against side effects. An edit that is
+# no motion itself (age, which lets lids droop and lips part) may be countered by motions too.
 MOTION_GAINS = {"smile": 1.35, "mouth_open": 1.35, "eyes_open": 1.35, "yaw": 1.7, "pitch": 1.1}
-MOTIONS_COUNTERED = {"smile": {"eyes_open": 0.35}}
+MOTIONS_COUNTERED = {
+    "smile": {"eyes_open": 0.35},
+    "age": {"eyes_open": 0.22, "smile": -0.12, "mouth_open": -0.07},
+}
 
 
 def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> FacePack:
@@ -103,8 +108,8 @@ def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> 
         },
         files={
             **{stage: f"{stage}.safetensors" for stage in trained},
-            **_write_motions(work, target),
             "directions": "directions.safetensors",
+            **write_motions(work, target),
             "detector": "detector/detector.onnx",
         },
         directions=directions,
@@ -153,7 +158,7 @@ def _update(work: Path, start: FacePack) -> FacePack:
     files |= {stage: f"{stage}.safetensors" for stage in again}
     if (work / "directions" / "directions.safetensors").is_file():
         directions = _write_directions(work, target)
-    files |= _write_motions(work, target)
+    files |= write_motions(work, target)
     if (work / "detector" / "detector" / "manifest.json").is_file():
         _copy_detector(work, target)
         again.append("detector")
@@ -175,6 +180,46 @@ def _update(work: Path, start: FacePack) -> FacePack:
     )
 
 
+def note_figures(
+    directory: Path,
+    figures: Mapping[str, float],
+    directions: Mapping[str, Mapping[str, float | Mapping[str, float]]],
+) -> FacePack:
+    """Write what was measured of a whole pack, and of its directions, into its description.
+
+    Args:
+        directory: of the pack.
+        figures: of the pack; those of its stages stay beside them.
+        directions: by name; a direction keeps the figures that these do not replace.
+
+    Returns:
+        The pack, read back.
+    """
+    described = tomllib.loads((directory / PACK_FILE).read_text("utf-8"))
+    known = described.get("directions", {})
+    for name, measured in directions.items():
+        known[name]["figures"] = known[name].get("figures", {}) | _rounded(measured)
+    return write_pack(
+        directory,
+        **{key: described[key] for key in ("name", "version", "license", "summary")},
+        generator=described["generator"],
+        files={part: entry["path"] for part, entry in described["files"].items()},
+        formats={
+            part: entry["format"] for part, entry in described["files"].items() if "format" in entry
+        },
+        directions=known,
+        provenance=described.get("provenance", {}),
+        figures=described.get("figures", {}) | _rounded(figures),
+    )
+
+
+def _rounded(figures: Mapping[str, float | Mapping[str, float]]) -> dict[str, Any]:
+    return {
+        name: _rounded(value) if isinstance(value, Mapping) else round(float(value), 3)
+        for name, value in figures.items()
+    }
+
+
 def _write_directions(work: Path, target: Path) -> dict[str, Any]:
     """Write the directions, stretched (`GAINS`) and mixed (`COUNTERED`); return what is said."""
     vectors = shipped_directions(work)
@@ -189,19 +234,22 @@ def _write_directions(work: Path, target: Path) -> dict[str, Any]:
     return described
 
 
-def _write_motions(work: Path, target: Path) -> dict[str, str]:
+def write_motions(work: Path, target: Path) -> dict[str, str]:
     """Write the landmarks' motions, stretched, and their read-out; return the part, if it is."""
     if not (work / RESULT).is_file():
         return {}
-    state = load_file(work / RESULT)
+    state, known = load_file(work / RESULT), load_file(target / "directions.safetensors")
     shipped = {name: value for name, value in state.items() if name.startswith("readout.")}
     shipped["readout.weight"] = shipped["readout.weight"].half()
-    for name in MOTIONS:
-        moves = state[f"moves.{name}"].clone()
+    for name in (name for name in dict.fromkeys((*MOTIONS, *MOTIONS_COUNTERED)) if name in known):
+        own = state.get(f"moves.{name}")
+        moves = torch.zeros_like(state[f"moves.{MOTIONS[0]}"]) if own is None else own.clone()
         for other, share in MOTIONS_COUNTERED.get(name, {}).items():
             moves += share * state[f"moves.{other}"]
-        shipped[f"moves.{name}"] = MOTION_GAINS[name] * moves
-        shipped[f"share.{name}"] = torch.tensor([1.0 / GAINS.get(name, 1.0)])
+        shipped[f"moves.{name}"] = MOTION_GAINS.get(name, 1.0) * moves
+        # Beside its motion an edit shows its direction unstretched; what is no motion, all of it.
+        drawn = 1.0 if own is None else 1.0 / GAINS.get(name, 1.0)
+        shipped[f"share.{name}"] = torch.tensor([drawn])
     save_file(shipped, target / "motions.safetensors")
     return {"motions": "motions.safetensors"}
 

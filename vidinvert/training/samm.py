@@ -12,7 +12,7 @@ through, which this recipe has none of.
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -97,6 +97,7 @@ class SammRecipe:
         generator: EigenGenerator,
         perceptual: SqueezeFeatures,
         *,
+        start: Mapping[str, Tensor] | None = None,
         settings: SammSettings | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -106,6 +107,8 @@ class SammRecipe:
         torch.manual_seed(seed)
         size = faces.images.shape[1]
         samm = channels_last(eigen_samm(crop_size=size).to(device))
+        if start is not None:  # the weights of another run, to go on with
+            samm.load_state_dict(start)
         self.modules: dict[str, nn.Module] = {"samm": samm}
         self.averaged: dict[str, nn.Module] = {"samm": copy.deepcopy(samm)}
         self.optimizers: dict[str, torch.optim.Optimizer] = {

@@ -46,7 +46,6 @@ from vidinvert.training.data import FaceSet
 from vidinvert.training.generator import GeneratorRecipe
 from vidinvert.training.loop import Progress, Schedule, train
 from vidinvert.training.motions import MOTIONS, landmark_motions, motion_directions
-from vidinvert.training.samm import SammRecipe
 from vidinvert.types import FacePack
 
 LOCAL_DIRECTIONS = (
@@ -255,6 +254,7 @@ def fit_edit_directions(
         if name in fitted
     }
     fitted = {name: f for name, f in fitted.items() if f.correlation >= MIN_CORRELATION}
+    fitted |= attributes.follow_series(fitted, flat, faces, rows, values)
     fitted |= _move(fitted, faces, landmarks, values, basis, encoder)
     write_directions(fitted, work / "directions")
     judged = [name for name in plain if name in fitted]
@@ -419,31 +419,6 @@ def _judge(
             dict(zip(judged, found.tolist(), strict=True)), work / "generator", name="critic.json"
         )
     return critic
-
-
-def train_samm(
-    work: Path,
-    faces: FaceSet,
-    helpers: Helpers,
-    schedule: Schedule,
-    *,
-    device: str = "cpu",
-    progress: Progress,
-) -> dict[str, float]:
-    """Train SAMM on the finished generator; returns its figures on validation faces."""
-    encoder, decoder = load_autoencoder(work)
-    recipe = SammRecipe(
-        faces,
-        encoder,
-        decoder,
-        load_generator(work),
-        load_perceptual(helpers.perceptual),
-        seed=schedule.seed,
-        device=device,
-    )
-    train(recipe, schedule, work / "samm", progress=progress)
-    write_weights(recipe.averaged["samm"].state_dict(), work / "samm")
-    return write_figures(recipe.evaluate(), work / "samm")
 
 
 def _load_critic(directory: Path, attributes_judged: int) -> AttributeCritic | None:
