@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import av
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from tests.clips import (
 from tests.media.kinds import KINDS
 from vidinvert.errors import DecodeError, OpenError
 from vidinvert.media import VideoWriter, decode, probe
+from vidinvert.media.holes import hole_test
 from vidinvert.types import EncodeSettings
 
 pytestmark = pytest.mark.promise(2)
@@ -148,6 +150,63 @@ def test_a_damaged_packet_costs_the_frames_up_to_the_next_key_frame(clip_file, t
     assert read_numbers(pictures(after)) == [*range(13), *range(20, 40)]
     assert after.seconds.tolist() == info.seconds.tolist()  # the sound stays beside its pictures
     assert sound_packets(target) == sound_packets(path)
+
+
+def packet_places(path):
+    """Where each packet of pictures lies in a file: its first byte and its length."""
+    with av.open(str(path)) as container:
+        return [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+
+
+@pytest.mark.parametrize("name", ["faststart", "h264 mkv", "hevc", "fragmented", "flv"])
+def test_a_hole_of_zeros_in_a_picture_is_found_whatever_the_decoder_makes_of_it(
+    whole, tmp_path, name
+):
+    """Without this sign FFmpeg decodes some of these without a word, and shows smear."""
+    content, suffix, _ = whole(name)
+    path = tmp_path / f"clip{suffix}"
+    path.write_bytes(content)
+    places = [(place, size) for place, size in packet_places(path) if size > 120]
+    assert len(places) > 3
+    for place, size in places:
+        data = bytearray(content)
+        data[place + size - 56 : place + size - 32] = bytes(24)  # a first packet begins with words
+        path.write_bytes(data)
+        with pytest.raises(DecodeError, match=r"damaged at .*expected every frame to decode"):
+            probe(path)
+        try:
+            info = probe(path, salvage=True)
+        except DecodeError:  # its only key frame
+            continue
+        assert info.salvage is not None
+        assert info.salvage.reasons
+
+
+@pytest.mark.parametrize(
+    ("units", "holed"),
+    [
+        (b"\0\0\0\x05\x41abcd", False),
+        (b"\0\0\0\x14\x41abc" + bytes(8) + b"abcdefgh", True),
+        (b"\0\0\0\x14\x41abc" + bytes(7) + b"abcdefghi", False),
+        (b"\0\0\0\x14\x41abc" + bytes(16), False),  # zeros behind a slice are padding
+        (b"\0\0\0\x14\x06abc" + bytes(8) + b"abcdefgh", False),  # no slice: a message
+        (b"\0\0\0\x05\x41abcd" + bytes(12), False),  # padding behind the last unit
+        (b"\0\0\0\x05\x41abcd" + bytes(12) + b"x", True),  # over the next unit's length
+        (bytes(20), True),
+        (bytes(9) + b"\x41abcd", True),
+    ],
+)
+def test_holes_are_told_from_padding(clip_file, units, holed):
+    with av.open(str(clip_file(Clip(options=X264)))) as container:
+        test = hole_test(container.streams.video[0])
+    assert test is not None
+    assert test(av.Packet(units)) is holed
+
+
+@pytest.mark.parametrize("name", ["h264 ts", "vp9", "mjpeg"])
+def test_where_zeros_may_stand_there_is_no_test_for_them(clip_file, name):
+    with av.open(str(clip_file(KINDS[name]))) as container:
+        assert hole_test(container.streams.video[0]) is None
 
 
 def test_pictures_that_only_the_index_knows_are_counted_as_lost(tmp_path):

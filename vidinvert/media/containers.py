@@ -20,6 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vidinvert.errors import DecodeError, OpenError
+from vidinvert.media.holes import hole_test
 from vidinvert.types import VideoInfo
 
 MAX_PIXELS = 36_000_000
@@ -152,11 +153,12 @@ def video_packets(
         DecodeError: the container breaks off or a packet is marked as damaged.
     """
     number = 0
+    holed = hole_test(stream)
     try:
         for packet in container.demux(stream):
             if packet.size == 0 and packet.pts is None:
                 continue
-            if packet.is_corrupt:
+            if packet.is_corrupt or (holed is not None and holed(packet)):
                 raise damaged(path, f"packet {number}")
             yield packet
             number += 1

@@ -1,9 +1,9 @@
 """Find what is still good in a damaged clip, by every sign of damage together.
 
-No single sign tells all damage: packets that the demuxer marks, errors of the decoder, frames that
-it marks, packets without a frame, boxes of the container that do not end where the next begins, and
-a file that stops before the time that it announces. From a damaged packet to the next key frame
-pictures refer to what is lost, so none of them is kept.
+No single sign tells all damage: packets that the demuxer marks, those that were overwritten with
+zeros, errors of the decoder, frames that it marks, packets without a frame, boxes of the container
+that do not end where the next begins, and a file that stops before the time that it announces. From
+a damaged packet to the next key frame pictures refer to what is lost, so none of them is kept.
 """
 
 from collections import Counter
@@ -19,6 +19,7 @@ from av.video.stream import VideoStream
 
 from vidinvert.errors import DecodeError
 from vidinvert.media.containers import VideoPacket, main_video_stream, open_input, shown
+from vidinvert.media.holes import hole_test
 from vidinvert.media.index import ONE_FRAME_A_PACKET, Moment, announced_seconds
 from vidinvert.media.structure import find_break
 from vidinvert.types import Int64Array, Salvage
@@ -117,6 +118,7 @@ def forgiving_frames(
     signs, packets = signs or Signs(), [] if packets is None else packets
     stream.codec_context.thread_count = 1  # with more, an error is told at another packet
     demuxed = container.demux(stream)
+    holed = hole_test(stream)
     keyed = False
     while True:
         try:
@@ -141,6 +143,9 @@ def forgiving_frames(
         )
         if packet.is_corrupt:
             signs.add("packets that are not whole", len(packets) - 1)
+            continue
+        if holed is not None and holed(packet):
+            signs.add("packets that were overwritten with zeros", len(packets) - 1)
             continue
         keyed = keyed or packet.is_keyframe
         if keyed:
