@@ -40,7 +40,8 @@ def test_bytes_that_are_missing_in_the_middle_show(clip_file, tmp_path, clip, mi
     middle = len(content) // 2
     path = tmp_path / f"holed{clip.suffix}"
     path.write_bytes(content[:middle] + content[middle + missing :])
-    with pytest.raises(DecodeError, match=r"is damaged at (byte \d+, |its end, )"):
+    # What slid into the place of a picture may hold zeros, which are seen first.
+    with pytest.raises(DecodeError, match=r"is damaged at (byte|packet) \d+, |its end, "):
         probe(path)
 
 
