@@ -13,6 +13,7 @@ from stabilizers.flow import FlowEstimator, guided_filter
 from stabilizers.intervals import Interval
 from stabilizers.signals import (
     Float64Array,
+    GaussianFilter,
     TemporalFilter,
     check_intervals,
     check_seconds,
@@ -52,6 +53,15 @@ class FlowFilter:
             raise ValueError(f"radius is {self.radius}, expected a share of the side in [0, 0.5]")
         if not self.edge > 0:
             raise ValueError(f"edge is {self.edge}, expected a share of the grey range > 0")
+
+    def in_place(self) -> GaussianFilter:
+        """Return the Gaussian as wide as the kernel along the flow, for what moves with the crop.
+
+        Example:
+            >>> FlowFilter(time_seconds=0.5).in_place().sigma_seconds == 0.5 * math.sqrt(2)
+            True
+        """
+        return GaussianFilter(sigma_seconds=math.sqrt(2.0) * self.time_seconds)
 
 
 def smooth_masks(

@@ -45,3 +45,16 @@ def test_masks_that_were_kept_steadied_are_taken_for_the_same_filter_only():
     other = StabilizerPlan(latents=None, mask=FlowFilter(time_seconds=0.3))
     again = stabilise_inversion(kept, seconds, other, shots=()).mask.ood
     assert torch.equal(again, stabilise_inversion(measured, seconds, other, shots=()).mask.ood)
+
+
+def test_the_mask_of_an_edit_moves_with_the_crop_and_not_with_what_it_shows():
+    batch = frames(6)
+    turning = np.stack([np.roll(batch.frames[0], 3 * t, axis=1) for t in range(6)])
+    measured = edited_face(replace(batch, frames=turning), alignment(range(6)), 0.0).inversion
+    still = replace(measured.mask, ood=measured.mask.ood[:1].repeat(6, 1, 1, 1), of_edit=True)
+    seconds = np.arange(6) / 25
+    plan = StabilizerPlan(latents=None, mask=FlowFilter(time_seconds=0.1, radius=0.05))
+    steady = stabilise_inversion(replace(measured, mask=still), seconds, plan, shots=())
+    assert torch.equal(steady.mask.ood, still.ood)
+    other = replace(measured, mask=replace(still, of_edit=False))
+    assert not torch.equal(stabilise_inversion(other, seconds, plan, shots=()).mask.ood, still.ood)

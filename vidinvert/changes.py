@@ -1,6 +1,5 @@
 """What an edit changes in a face's crop: how its pixels move, and what remains."""
 
-import math
 from collections.abc import Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -172,11 +171,8 @@ class ChangeStream:
         if not isinstance(filter_, GaussianFilter | FlowFilter) or face.seconds is None:
             return {position: 1.0}
         # Without pictures to follow, a Gaussian as wide as the kernel along the flow.
-        sigma = (
-            filter_.sigma_seconds
-            if isinstance(filter_, GaussianFilter)
-            else math.sqrt(2.0) * filter_.time_seconds
-        )
+        still = filter_ if isinstance(filter_, GaussianFilter) else filter_.in_place()
+        sigma = still.sigma_seconds
         if sigma == 0:
             return {position: 1.0}
         run = next(run for run in face.intervals if position in run)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stabilizers import (
+    FlowFilter,
     Interval,
     StabilizerPlan,
     intervals_from_indices,
@@ -213,7 +214,7 @@ def mask_edit(
         before, after = inversion.latents.at(batch).to(device), edited.at(batch).to(device)
         found = method.find_edit_mask(before, after)
         masks[batch] = images.mask_to_uint8(images.resize(found, size)).cpu()
-    return replace(inversion.mask, ood=masks, steadied=None)
+    return replace(inversion.mask, ood=masks, steadied=None, of_edit=True)
 
 
 def stabilise_alignment(
@@ -263,13 +264,20 @@ def stabilise_masks(
     *,
     shots: Sequence[Interval],
 ) -> Tensor:
-    """Steady masks over time (T, 1, h, w) uint8, or take them as the plan's filter left them."""
+    """Steady masks over time (T, 1, h, w) uint8, or take them as the plan's filter left them.
+
+    Those of an edit are steadied where they lie in the crop, and not snapped to the edges of what
+    it shows: along the flow they would be drawn away from the part of the face that is edited.
+    """
     if mask.steadied is not None and mask.steadied.filter_text == repr(plan.mask):
         return mask.steadied.ood
+    filter_ = plan.mask
+    if mask.of_edit and isinstance(filter_, FlowFilter):
+        filter_ = filter_.in_place()
     return smooth_masks(
         mask.ood,
         seconds[mask.indices],
-        plan.mask,
+        filter_,
         intervals=intervals_from_indices(mask.indices, cuts=shots),
         guide=mask.guide,
         flow=quick_flow,

@@ -426,13 +426,15 @@ class InvertibilityMask:
 
     Stored as uint8, 255 = 1.0: 66 kB a frame at 256 px. `guide`: the crops' grey pictures, uint8 of
     the same shape, along whose motion the mask can be smoothed; None = not known. `steadied`: these
-    masks smoothed already, as a kept analysis has them.
+    masks smoothed already, as a kept analysis has them. `of_edit`: they say where an edit of
+    steadied codes acts, and so move with the crop and not with what it shows.
     """
 
     ood: Tensor
     indices: Int64Array
     guide: Tensor | None = None
     steadied: SteadiedMasks | None = None
+    of_edit: bool = False
 
     def __post_init__(self) -> None:
         check_increasing("indices", self.indices)
