@@ -316,7 +316,7 @@ class ChangeStream:
         return read_pictures(kept, batch)
 
     def _draw(self, codes: Tensor) -> NDArray[np.uint8]:
-        return images.to_uint8(self._method.generate(codes.to(self._device)))
+        return images.to_uint8(self._method.generate(images.to_device(codes, self._device)))
 
 
 def drawn_positions(

@@ -57,6 +57,14 @@ def grey_to_uint8(images: Tensor) -> Tensor:
     return luma.to(torch.float32).add(1.0).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
+def to_device(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """Move a tensor; to a CUDA device by pinned memory, so that the copy waits for nobody."""
+    place = torch.device(device)
+    if place.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(place)
+    return tensor.pin_memory().to(place, non_blocking=True)
+
+
 def resize(images: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Resize (N, C, H, W) bilinearly; antialiased when it shrinks. Same size returns the input."""
     if tuple(images.shape[-2:]) == tuple(size_hw):

@@ -171,7 +171,7 @@ def _measure_crops(
     positions, crops = crop_batch(batch, alignment)
     if len(positions) == 0:
         return None
-    crops = crops.to(device)
+    crops = images.to_device(crops, device)
     embedding = method.embed(crops)
     if isinstance(method, Refiner):
         runs = intervals_from_indices(alignment.indices, cuts=shots)

@@ -43,7 +43,7 @@ from vidinvert.media import (
     probe,
     read_ahead,
 )
-from vidinvert.methods import EditPainter, Method, load_method, time_method
+from vidinvert.methods import EditPainter, Method, divide_method, load_method, time_method
 from vidinvert.quality import Rendered, describe_steadiness, split
 from vidinvert.rendering import (
     check_mask_directory,
@@ -74,7 +74,8 @@ LARGEST_KEPT = 512  # side of crops whose generated pictures are kept with an an
 class Models:
     """A face pack, loaded: what finds faces, what inverts them, and where codes can be moved.
 
-    `workers`: batches that the networks work on at once; results do not depend on it.
+    `device`: where tensors are put; `devices`: where the networks are, of which several share the
+    batches. `workers`: batches that the networks work on at once; results do not depend on it.
     """
 
     pack: FacePack
@@ -84,6 +85,7 @@ class Models:
     directions: Mapping[str, LatentDirection]
     landmarks: LandmarkReadout | None
     device: str
+    devices: tuple[str, ...]
     precision: str
     workers: int = 1
 
@@ -111,7 +113,7 @@ def load_pack(
     Args:
         name: a shipped pack's name, or a pack's directory.
         method: how faces are inverted, as `samm` or, with options, `samm:cycles=1`.
-        device: `cpu` or `cuda:N`.
+        device: `cpu` or `cuda:N`; several with commas, as `cuda:0,cuda:1`, share the batches.
         precision: of the networks' features: `fp32`, `bf16` or `fp16`.
         min_score: detections below are dropped.
         min_size: faces with a smaller side, in pixels, are dropped.
@@ -120,27 +122,35 @@ def load_pack(
 
     Raises:
         CheckpointError: the pack is missing, damaged or of another schema.
-        PlanError: the pack does not run the method, or the precision is unknown.
+        PlanError: the pack does not run the method, or not on several devices, or the precision is
+            unknown.
     """
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
         raise PlanError(f"The precision {precision!r} is unknown, expected one of {list(dtypes)}.")
     pack = find_pack(name)
     detector_directory = pack.files["detector"].path.parent
+    devices, dtype = device.split(","), dtypes[precision]
+    workers = max(workers, len(devices))
+    if len(devices) > 1:
+        loaded = divide_method(pack, method=method, devices=devices, dtype=dtype)
+    else:
+        loaded = load_method(pack, method=method, device=device, dtype=dtype)
     return Models(
         pack=pack,
         detector=FaceDetector(
             detector_directory,
-            device=device,
+            device=devices[0],
             min_score=min_score,
             min_size=min_size,
             workers=workers,
         ),
-        method=load_method(pack, method=method, device=device, dtype=dtypes[precision]),
+        method=loaded,
         method_name=method,
         directions=load_directions(pack),
         landmarks=load_landmark_readout(pack),
-        device=device,
+        device=device if len(devices) == 1 else "cpu",  # a divided method moves what it gets
+        devices=tuple(devices),
         precision=precision,
         workers=workers,
     )
@@ -789,7 +799,7 @@ def _report(
         "mark": plans.encode.mark,
         "pack": {"name": pack.pack.name, "sha256": pack.pack.sha256},
         "method": pack.method_name,
-        "device": pack.device,
+        "device": ",".join(pack.devices),
         "precision": pack.precision,
         "seconds": seconds,
         "profile": clock.describe(),

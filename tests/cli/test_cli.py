@@ -10,7 +10,7 @@ import pytest
 
 from tests.mini import SAMPLE, blank_clip, read_clip
 from vidinvert.cli import main
-from vidinvert.cli.device import choose_device, choose_precision
+from vidinvert.cli.device import choose_device, choose_devices, choose_precision
 from vidinvert.errors import PlanError
 
 SHORT = ("--end", "0.2", "--quiet")
@@ -231,6 +231,16 @@ def test_devices_and_precisions_are_chosen_or_refused(monkeypatch):
     assert choose_device("cpu") == "cpu"
     with pytest.raises(PlanError, match="device 'cuda:99' is not there"):
         choose_device("cuda:99")
+    assert choose_devices("cpu") == ("cpu",)
+    for wanted in ("cpu,cpu", "cpu, cuda:99"):
+        with pytest.raises(PlanError, match=r"no list of different CUDA devices|is not there"):
+            choose_devices(wanted)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert choose_devices("cuda:0, cuda:1") == ("cuda:0", "cuda:1")
+    assert choose_devices("auto") == ("cuda:0",)
+    with pytest.raises(PlanError, match="no list of different CUDA devices"):
+        choose_devices("cuda:1,cuda:1")
     assert choose_precision("bf16", "cpu") == "bf16"
     assert choose_precision("auto", "cuda:0") == "bf16"
     for units, expected in (("AMX", "bf16"), ("AVX512-BF16", "bf16"), ("", "fp32")):

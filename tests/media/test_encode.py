@@ -23,6 +23,7 @@ from tests.clips import (
 )
 from vidinvert.errors import EncodeError
 from vidinvert.media import VideoWriter, check_target, copy_clip, decode, probe, targets
+from vidinvert.media.codecs import _opens
 from vidinvert.types import EncodeSettings, FrameBatch
 
 FAST = EncodeSettings(preset="ultrafast")
@@ -481,3 +482,12 @@ def test_permissions_follow_the_umask(clip_file, tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "out.mp4").stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.skipif(_opens("h264_nvenc"), reason="an NVIDIA GPU is here")
+def test_a_hardware_encoder_without_its_device_is_refused_before_any_work(clip_file, tmp_path):
+    source = clip_file(MATRIX["cfr_25"])
+    for name in ("h264_nvenc", "hevc_nvenc", "av1_nvenc"):
+        with pytest.raises(EncodeError, match=f"{name} finds no device that it can use"):
+            make(source, tmp_path / "out.mp4", settings=EncodeSettings(codec=name))
+    assert os.listdir(tmp_path) == []

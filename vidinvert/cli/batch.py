@@ -201,17 +201,17 @@ def plan_setup(options: argparse.Namespace) -> "Setup":
     """Choose pack and devices; threads are chosen with the workers."""
     from vidinvert.batch import Setup
     from vidinvert.checkpoints import find_pack
-    from vidinvert.cli.device import choose_device, choose_precision, count_devices
+    from vidinvert.cli.device import choose_devices, choose_precision, count_devices
 
-    device = choose_device(options.device)
-    spread = options.device in ("auto", "cuda") and device != "cpu"
-    devices = tuple(f"cuda:{n}" for n in range(count_devices())) if spread else (device,)
+    devices = choose_devices(options.device)
+    if options.device in ("auto", "cuda") and devices != ("cpu",):
+        devices = tuple(f"cuda:{n}" for n in range(count_devices()))
     return Setup(
         pack=options.pack,
         pack_sha256=find_pack(options.pack).sha256,
         method=method_from(options),
         devices=devices,
-        precision=choose_precision(options.precision, device),
+        precision=choose_precision(options.precision, devices[0]),
         min_score=options.min_score,
         min_size=options.min_size,
         metrics=options.metrics,

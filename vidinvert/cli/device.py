@@ -31,6 +31,22 @@ def choose_device(wanted: str) -> str:
     return f"cuda:{index}"
 
 
+def choose_devices(wanted: str) -> tuple[str, ...]:
+    """Return one device, as `choose_device`, or several that were named with commas.
+
+    Raises:
+        PlanError: as `choose_device`; or the list names the CPU, or a device twice.
+    """
+    names = [name.strip() for name in wanted.split(",")]
+    chosen = tuple(choose_device(name) for name in names)
+    if len(set(chosen)) < len(chosen) or ("cpu" in chosen and len(chosen) > 1):
+        raise PlanError(
+            f"The devices {wanted!r} are no list of different CUDA devices, expected one device or "
+            "a list as cuda:0,cuda:1."
+        )
+    return chosen
+
+
 def count_devices() -> int:
     """Return how many CUDA devices torch sees."""
     import torch

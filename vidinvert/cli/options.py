@@ -104,7 +104,11 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
         help="optimise codes after the encoder, N steps a frame from the frame before's and 4 N "
         "for the first; 25 is a start (the pack's, as a rule none)",
     )
-    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
+    group.add_argument(
+        "--device",
+        default="auto",
+        help="auto, cpu, cuda or cuda:N; several as cuda:0,cuda:1 share the work (auto)",
+    )
     group.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="(auto)"
     )
@@ -314,7 +318,7 @@ def method_from(options: argparse.Namespace) -> str:
 def load_models(options: argparse.Namespace) -> "Models":
     """Load the face pack that the options name, on the device they choose."""
     from vidinvert.cli.device import (
-        choose_device,
+        choose_devices,
         choose_precision,
         keep_memory,
         share_threads,
@@ -323,12 +327,12 @@ def load_models(options: argparse.Namespace) -> "Models":
 
     keep_memory()
     workers = share_threads(options.threads, pack=options.pack)
-    device = choose_device(options.device)
+    devices = choose_devices(options.device)
     return load_pack(
         options.pack,
         method=method_from(options),
-        device=device,
-        precision=choose_precision(options.precision, device),
+        device=",".join(devices),
+        precision=choose_precision(options.precision, devices[0]),
         min_score=options.min_score,
         min_size=options.min_size,
         workers=workers,

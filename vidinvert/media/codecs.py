@@ -2,10 +2,14 @@
 
 import re
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
-from av.codec import Codec
+from av.codec import Codec, CodecContext
 from av.codec.codec import UnknownCodecError
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
 from av.video.format import VideoFormat
 
 from vidinvert.errors import EncodeError
@@ -31,14 +35,17 @@ class Encoding:
 class _Encoder:
     """An encoder's habits.
 
-    `crf`: its quality by default; None = it has no such option. `preset`: the option that trades
-    speed against size; None = it has none. `even`: 4:2:0 needs even sizes.
+    `crf`: its quality by default, by the option `quality`; None = it has no such option. `preset`:
+    the option that trades speed against size; None = it has none. `even`: 4:2:0 needs even sizes.
+    `hardware`: it needs a device of its own and is taken only where it is named.
     """
 
     writes: str
     crf: float | None
     preset: tuple[str, str] | None
+    quality: str = "crf"
     even: bool = False
+    hardware: bool = False
     extra: tuple[tuple[str, str], ...] = ()
 
 
@@ -60,7 +67,20 @@ ENCODERS = {
     "ffv1": _Encoder(  # lossless
         writes="ffv1", crf=None, preset=None, extra=(("level", "3"), ("slicecrc", "1"), ("g", "1"))
     ),
+    **{
+        f"{codec}_nvenc": _Encoder(  # constant quality, as crf means it
+            writes=codec,
+            crf=quality,
+            quality="cq",
+            preset=("preset", "p5"),
+            even=True,
+            hardware=True,
+            extra=(("rc", "vbr"),),
+        )
+        for codec, quality in (("h264", 19), ("hevc", 21), ("av1", 25))
+    },
 }
+_OPENED_AT = (256, 256)  # width and height at which a hardware encoder is tried: all take it
 
 _SUITABLE = {
     "mp4": ("h264", "hevc", "av1", "vp9"),
@@ -112,7 +132,7 @@ def _options(
     crf = encoder.crf if settings.crf is None else settings.crf
     options = dict(encoder.extra)
     if encoder.crf is not None:
-        options["crf"] = f"{crf:g}"
+        options[encoder.quality] = f"{crf:g}"
     if encoder.preset is not None:
         key, preset = encoder.preset
         options[key] = settings.preset or preset
@@ -205,7 +225,10 @@ def _default_encoder(like: VideoInfo, settings: EncodeSettings, muxer: str) -> s
         name
         for codec in dict.fromkeys((like.codec, *_SUITABLE[muxer]))
         for name, encoder in ENCODERS.items()
-        if encoder.writes == codec and codec in _SUITABLE[muxer] and has_encoder(name)
+        if encoder.writes == codec
+        and codec in _SUITABLE[muxer]
+        and not encoder.hardware
+        and has_encoder(name)
     ]
     for name in suitable:
         if settings.pixel_format is not None or like.bit_depth == 8 or _depth(name) >= 10:
@@ -219,6 +242,19 @@ def _depth(name: str) -> int:
     return max(component.bits for layout in layouts for component in layout.components)
 
 
+def _opens(name: str) -> bool:
+    """Try a hardware encoder: that FFmpeg knows it does not mean that its device is there."""
+    context = cast(VideoCodecContext, CodecContext.create(name, "w"))
+    context.width, context.height = _OPENED_AT
+    context.pix_fmt = "yuv420p"
+    context.time_base = Fraction(1, 25)
+    try:
+        context.open()
+    except (FFmpegError, OSError, ValueError):
+        return False
+    return True
+
+
 def _known_encoder(name: str, target: Path, muxer: str) -> _Encoder:
     encoder = ENCODERS.get(name)
     if encoder is None:
@@ -230,6 +266,11 @@ def _known_encoder(name: str, target: Path, muxer: str) -> _Encoder:
         raise EncodeError(
             f"The encoder {name} is missing from this build of FFmpeg, expected one that has it; "
             "choose another codec, or install the av package from PyPI"
+        )
+    if encoder.hardware and not _opens(name):
+        raise EncodeError(
+            f"The encoder {name} finds no device that it can use, expected an NVIDIA GPU with "
+            "NVENC and its driver; choose libx264 or another codec that the CPU runs"
         )
     if encoder.writes not in _SUITABLE[muxer]:
         fitting = [n for n, e in ENCODERS.items() if e.writes in _SUITABLE[muxer]]

@@ -1,6 +1,6 @@
 """The systems of the field behind two calls: embed a crop, synthesise from codes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -17,16 +17,19 @@ from vidinvert.methods import (
     indomain,
     samm,
 )
+from vidinvert.methods.divided import DividedMethod
 from vidinvert.methods.timed import TimedMethod
 from vidinvert.types import Embedding, FacePack, Synthesis
 
 __all__ = [
     "LOADERS",
     "OPTIONS",
+    "DividedMethod",
     "EditPainter",
     "Loader",
     "Method",
     "Refiner",
+    "divide_method",
     "load_method",
     "time_method",
 ]
@@ -174,6 +177,26 @@ def load_method(
     settings = _read_options(options, method, OPTIONS.get((pack.generator, name), {}), pack)
     chosen = replace(pack, settings={**pack.settings, **settings})
     return loader(chosen, torch.device(device), dtype)
+
+
+def divide_method(
+    pack: FacePack, *, method: str, devices: Sequence[str], dtype: torch.dtype
+) -> Method:
+    """Load a method once for each of several devices, to share the batches.
+
+    Raises:
+        PlanError: the method works frame after frame or paints, which one device must do alone; or
+            as `load_method`.
+        CheckpointError: as `load_method`.
+    """
+    places = tuple(torch.device(device) for device in devices)
+    copies = tuple(load_method(pack, method=method, device=one, dtype=dtype) for one in places)
+    if isinstance(copies[0], Refiner | EditPainter):
+        raise PlanError(
+            f"The method {method!r} cannot be divided between {len(places)} devices, expected one "
+            "of those that look at every frame by itself, as samm; name one --device."
+        )
+    return DividedMethod(methods=copies, devices=places)
 
 
 def _read_options(
