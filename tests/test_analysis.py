@@ -1,6 +1,7 @@
 """Analyses are kept exactly, and refused where they do not fit."""
 
 import json
+import zipfile
 from dataclasses import replace
 
 import numpy as np
@@ -173,6 +174,20 @@ def test_what_is_no_analysis_is_refused(kept, pack, tmp_path):
             read(wrong, analysis.info, pack)
     with pytest.raises(AnalysisError, match="is not a file, expected an analysis"):
         read(tmp_path / "missing.npz", analysis.info, pack)
+
+
+@pytest.mark.promise(12)
+def test_an_archive_that_unpacks_to_gigabytes_is_refused_unread(kept, pack, tmp_path):
+    _, analysis = kept
+    bomb = tmp_path / "bomb.npz"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
+        block = bytes(1 << 20)
+        with archive.open("header.npy", "w", force_zip64=True) as member:
+            for _ in range(100 + 8 * analysis.info.frame_count):
+                member.write(block)
+    assert bomb.stat().st_size < 2 << 20
+    with pytest.raises(AnalysisError, match=r"unpacks to \d+ MiB, expected at most"):
+        read(bomb, analysis.info, pack)
 
 
 @pytest.mark.promise(7)

@@ -40,6 +40,7 @@ from vidinvert.types import (
 
 SCHEMA = 2
 SUFFIX = ".npz"
+LARGEST_HEAD, LARGEST_FRAME = 64 << 20, 8 << 20  # bytes unpacked; sixteen faces of 512 px a frame
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -159,7 +160,7 @@ def read_analysis(
             method.
         PlanError: the plans ask for measurements that were made differently.
     """
-    arrays, header = _load(path)
+    arrays, header = _load(path, info.frame_count)
     _check_fit(path, header, info=info, pack=pack, method=method, plans=plans)
     try:
         start, stop = header["frames"]
@@ -196,7 +197,20 @@ _UNREADABLE = (
 )
 
 
-def _load(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _check_size(path: Path, frames: int) -> None:
+    """Refuse an archive that unpacks to more than an analysis of so many frames can hold.
+
+    Raises:
+        ValueError: it does; a file of a megabyte can unpack to a thousand.
+    """
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(entry.file_size for entry in archive.infolist())
+    bound = LARGEST_HEAD + frames * LARGEST_FRAME
+    if unpacked > bound:
+        raise ValueError(f"it unpacks to {unpacked >> 20} MiB, expected at most {bound >> 20}")
+
+
+def _load(path: Path, frames: int) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     if not path.is_file():
         raise AnalysisError(
             f"{path} is not a file, expected an analysis; write one with --save-analysis first."
@@ -204,6 +218,7 @@ def _load(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     try:
         if not zipfile.is_zipfile(path):
             raise ValueError("it is no .npz archive, or was cut short")
+        _check_size(path, frames)
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(str(arrays["header"]))

@@ -5,7 +5,7 @@ is RGB. The only rounding rule is `round(clamp(...))`, and it undoes `to_float` 
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -113,8 +113,7 @@ def read_mask(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     Raises:
         OpenError: the file is not a picture of 8 or 16 bits a channel.
     """
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED) if len(data) else None
+    pixels = _decode(path, cv2.IMREAD_UNCHANGED)
     if pixels is None or str(pixels.dtype) not in ("uint8", "uint16"):
         raise OpenError(
             f"{path} cannot be read as a picture, expected a mask of 8 or 16 bits a channel; "
@@ -135,11 +134,31 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     Raises:
         OpenError: the file is not a picture that can be read.
     """
-    data = np.frombuffer(path.read_bytes(), np.uint8) if path.is_file() else np.zeros(0, np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    pixels = _decode(path, cv2.IMREAD_COLOR)
     if pixels is None:
         raise OpenError(f"{path} cannot be read as a picture, expected a PNG or JPEG file")
     return np.ascontiguousarray(pixels[..., ::-1], np.uint8)
+
+
+def _decode(path: Path, flags: int) -> NDArray[Any] | None:
+    """Read a picture file; None where it is none.
+
+    OpenCV refuses pictures of more pixels than its environment allows, 2 ** 30 unless the command
+    line has lowered that: a file of a megabyte can hold as many.
+
+    Raises:
+        OpenError: it is larger than that.
+    """
+    data = np.frombuffer(path.read_bytes(), np.uint8) if path.is_file() else np.zeros(0, np.uint8)
+    try:
+        return cv2.imdecode(data, flags) if len(data) else None
+    except cv2.error as error:
+        if "MAX_IMAGE" not in str(error):  # also of the width and the height alone
+            return None
+        raise OpenError(
+            f"{path} claims more pixels than are read, expected a picture as cameras take them; "
+            "scale it down first"
+        ) from error
 
 
 def write_png(path: Path, picture: NDArray[np.uint8]) -> None:

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+import zlib
 
 import pytest
 
@@ -15,6 +16,7 @@ from tests.listener import Listener
 from tests.mini import SAMPLE
 from vidinvert.cli import main
 from vidinvert.errors import MediaError, OpenError
+from vidinvert.images import read_mask, read_picture
 from vidinvert.media import probe
 
 pytestmark = pytest.mark.promise(11)
@@ -167,6 +169,58 @@ def test_headers_that_claim_the_world_cost_little_time_and_memory(clip_file, tmp
         assert seen == 24 or isinstance(seen, str), (path.name, seen)
     assert isinstance(result["seen"][-1], str)
     assert result["peak_kb"] < 1_500_000
+
+
+def write_empty_png(path, side):
+    """Write a black picture whose lines compress to next to nothing."""
+
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    lines, packer = bytes(side + 1), zlib.compressobj(9)
+    body = b"".join(packer.compress(lines) for _ in range(side)) + packer.flush()
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+READ = """
+import resource, sys
+from vidinvert.cli import main
+status = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)
+sys.exit(status)
+"""
+
+
+@pytest.mark.promise(12)
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux counts in kilobytes")
+def test_a_picture_of_a_hundred_kilobytes_and_gigabytes_of_pixels_is_refused(tmp_path):
+    bomb = tmp_path / "bomb.png"
+    write_empty_png(bomb, 16_000)
+    assert bomb.stat().st_size < 300_000
+    command = [sys.executable, "-c", READ, "image", "interpolate", str(bomb), str(bomb)]
+    command += ["-o", str(tmp_path / "out.png"), "--quiet", "--threads", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said, peak_kb = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert "claims more pixels than are read" in said
+    assert int(peak_kb) < 1_500_000
+
+
+@pytest.mark.promise(12)
+def test_a_picture_that_claims_more_than_opencv_reads_is_refused_in_one_sentence(tmp_path):
+    bomb = tmp_path / "bomb.png"
+    write_empty_png(bomb, 1)
+    content = bytearray(bomb.read_bytes())
+    content[16:24] = struct.pack(">II", 60_000, 60_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    bomb.write_bytes(content)
+    for read in (read_picture, read_mask):
+        with pytest.raises(OpenError, match="claims more pixels than are read, expected"):
+            read(bomb)
 
 
 @pytest.mark.promise(15)

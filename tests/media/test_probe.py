@@ -15,12 +15,13 @@ from tests.clips import (
     X264,
     Clip,
     Sound,
+    read_numbers,
     trimmed_by_edit_list,
     truncated,
     write_clip,
 )
 from vidinvert.errors import DecodeError, OpenError
-from vidinvert.media import index, probe, segments
+from vidinvert.media import decode, index, probe, segments
 from vidinvert.types import AudioStream, ColorSpec
 
 
@@ -308,3 +309,17 @@ def test_times_come_from_the_stream_and_not_from_its_rate(clip_file):
     info = probe(clip_file(MATRIX["start_offset"]))
     assert int(info.pts[0]) * info.time_base == Fraction(20, 25)
     assert info.seconds[0] == 0.0
+
+
+@pytest.mark.promise(1)
+def test_pictures_that_begin_long_after_the_sound_are_found(tmp_path):
+    clip = Clip(
+        frame_count=6,
+        suffix=".mkv",
+        time_base=Fraction(1, 1000),
+        ticks=tuple(range(20_000, 20_240, 40)),
+        sounds=(Sound(),),
+    )
+    info = probe(write_clip(tmp_path, clip))
+    assert (info.pixel_format, info.frame_count, int(info.pts[0])) == ("yuv420p", 6, 20_000)
+    assert read_numbers([frame for batch in decode(info) for frame in batch.frames]) == [*range(6)]

@@ -18,6 +18,7 @@ from vidinvert.version import VERSION
 
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "build_parser", "main"]
 
+LARGEST_PICTURE = "100000000"  # pixels; the largest cameras have as many
 DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
@@ -39,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 1 failed, 2 usage, 130 or 143 ended."""
     options = build_parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", LARGEST_PICTURE)  # read as cv2 is loaded
     try:
         return int(options.run(options))
     except _TerminatedError:

@@ -18,8 +18,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vidinvert import images
 from vidinvert.checkpoints import check_self_contained
-from vidinvert.errors import CheckpointError, MissingError, NoFaceError, PlanError
+from vidinvert.errors import (
+    CheckpointError,
+    MissingError,
+    NoFaceError,
+    OpenError,
+    PlanError,
+)
 from vidinvert.faces.boxes import area, overlap
 from vidinvert.geometry import fit_similarity, transform_points, warp
 from vidinvert.types import Detection, FrameBatch
@@ -150,10 +157,12 @@ class FaceDetector:
                 "no recognition model. Add one (for instance insightface's buffalo_l), or choose "
                 "the face by its number."
             )
-        picture = cv2.imread(str(photo), cv2.IMREAD_COLOR) if photo.is_file() else None
-        if picture is None:
-            raise PlanError(f"Cannot read {photo} as a picture; expected a JPEG or PNG of a face.")
-        frames = np.asarray(picture[None, :, :, ::-1], dtype=np.uint8)  # (1, H, W, 3) RGB
+        try:
+            frames = images.read_picture(photo)[None]  # (1, H, W, 3) RGB
+        except OpenError as error:
+            raise PlanError(
+                f"Cannot read {photo} as a picture; expected a JPEG or PNG of a face. {error}."
+            ) from error
         self._begin()
         faces = self.detect(FrameBatch(frames=frames, indices=np.zeros(1, dtype=np.int64)))[0]
         self._begin()

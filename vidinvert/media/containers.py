@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 else:
     VideoPacket = Packet  # generic in PyAV's type stubs alone
 
+LOOK_FURTHER = {"analyzeduration": str(3600 * 10**6), "probesize": str(64 << 20)}
+"""An hour and 64 MiB: how far pictures are looked for that begin late."""
+
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.,-]+:")
 _KINDS = (
     (stat.S_ISDIR, "a directory"),
@@ -90,13 +93,25 @@ def open_input(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> InputContai
         "max_pixels": str(max_pixels),
     }
     try:
-        return av.open(f"file:{source}", "r", options=options, metadata_errors="replace")
+        container = av.open(f"file:{source}", "r", options=options, metadata_errors="replace")
+        if not _begin_late(container):
+            return container
+        container.close()
+        return av.open(
+            f"file:{source}", "r", options=options | LOOK_FURTHER, metadata_errors="replace"
+        )
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OpenError(
             f"{shown(source)} cannot be read as a video ({reason}), expected a container such as "
             "MP4, MOV, MKV or WebM; check the file by playing it"
         ) from error
+
+
+def _begin_late(container: InputContainer) -> bool:
+    """Say whether pictures of a known size begin behind what FFmpeg has looked at: 5 seconds."""
+    contexts = [stream.codec_context for stream in picture_streams(container)]
+    return any(context.width and context.pix_fmt is None for context in contexts)
 
 
 def pixel_bound(info: VideoInfo) -> int:
