@@ -19,7 +19,12 @@ from tests.measured import small_analysis
 from tests.media.kinds import KINDS
 from vidinvert.analysis import read_analysis, write_analysis
 from vidinvert.batch.inputs import find_clips
-from vidinvert.checkpoints import find_pack, load_directions, read_pack
+from vidinvert.checkpoints import (
+    check_self_contained,
+    find_pack,
+    load_directions,
+    read_pack,
+)
 from vidinvert.editing import parse_edits
 from vidinvert.errors import VidinvertError
 from vidinvert.media import decode, probe
@@ -123,5 +128,17 @@ def test_any_bytes_are_a_manifest_or_refused(tmp_path_factory, content, suffix):
     place.write_bytes(b"source,output\n" + content if suffix == ".csv" else content)
     try:
         find_clips([str(place)], skip=place.parent / "out")
+    except VidinvertError:
+        return
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32 - 1))
+def test_a_mutated_network_is_looked_through_or_refused(tmp_path_factory, seed):
+    place = tmp_path_factory.getbasetemp() / "fuzz.onnx"
+    content = find_pack("mini").files["detector"].path.read_bytes()
+    place.write_bytes(mutate(content[:4000], np.random.default_rng(seed)))
+    try:
+        check_self_contained(place)
     except VidinvertError:
         return

@@ -1,6 +1,7 @@
-"""Promises that only whole runs can keep: frames without a face, cuts, and numbers of threads."""
+"""Promises that only whole runs can keep, and that each of the README's list has its cases."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -9,12 +10,21 @@ import numpy as np
 import pytest
 
 import vidinvert
+from tests.bench.promises import PROMISES
 from tests.mini import SAMPLE, mini, read_clip
+from tests.shared_data import REPOSITORY
 from vidinvert.types import EncodeSettings, Plans
 
-pytestmark = pytest.mark.slow
 LOSSLESS = Plans(encode=EncodeSettings(codec="ffv1"))
 STEP = 8  # frames of a batch: a network's last bits depend on what else is in its batch
+
+
+def test_every_promise_has_cases():
+    texts = [path.read_text(encoding="utf-8") for path in (REPOSITORY / "tests").rglob("test_*.py")]
+    marked = {
+        int(number) for text in texts for number in re.findall(r"mark\.promise\((\d+)\)", text)
+    }
+    assert marked == set(PROMISES) == set(range(1, 22))
 
 
 def write_lossless(path, frames):
@@ -34,6 +44,7 @@ def edit(source, target):
     return read_clip(target)[0], report
 
 
+@pytest.mark.slow
 @pytest.mark.promise(6)
 def test_frames_without_a_face_pass_through_and_a_cut_changes_nothing_before_it(tmp_path):
     faces = read_clip(SAMPLE)[0][:STEP]
@@ -51,6 +62,7 @@ def test_frames_without_a_face_pass_through_and_a_cut_changes_nothing_before_it(
     assert np.abs(alone.astype(int) - faces).max() > 20  # there was an edit
 
 
+@pytest.mark.slow
 @pytest.mark.promise(18)
 def test_one_and_two_threads_give_the_same_frames(tmp_path):
     frames = []
