@@ -31,6 +31,7 @@ from vidinvert.media import (  # noqa: E402
     ManifestSigner,
     SegmentedWriter,
     VideoWriter,
+    copy_clip,
     credentials,
     decode,
     probe,
@@ -145,6 +146,25 @@ def test_the_manifest_of_a_source_is_kept_beside_the_new_one(tmp_path, pair):
     state, manifests = read(second)
     assert (state, len(manifests["manifests"])) == ("Valid", 2)
     assert "age=1" in json.dumps(manifests)
+
+
+def test_an_output_that_is_not_signed_says_that_it_loses_the_sources_manifest(tmp_path, pair):
+    plain = probe(write_clip(tmp_path, CLIP))
+    write(tmp_path / "signed.mp4", plain, signer=ManifestSigner(pair, source=plain))
+    signed = probe(tmp_path / "signed.mp4")
+    lost = "the source's C2PA manifest, which a signed output would keep"
+    for info, signer, expected in (
+        (plain, None, ()),
+        (signed, None, (lost,)),
+        (signed, ManifestSigner(pair, source=signed), ()),
+    ):
+        writer = VideoWriter(tmp_path / "out.mp4", like=info, settings=FAST, signer=signer)
+        assert writer.left_out == expected
+    assert copy_clip(signed, tmp_path / "copy.mp4") == (lost,)
+    assert copy_clip(plain, tmp_path / "other.mp4") == ()
+    assert not credentials.carries_manifest(replace(signed, container="matroska,webm"))
+    signed.path.write_bytes(b"\0\0\0\1ftyp" + bytes(20))
+    assert not credentials.carries_manifest(signed)
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".avi"])

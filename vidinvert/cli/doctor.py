@@ -16,6 +16,7 @@ REQUIRED = ("torch", "av", "insightface", "onnxruntime", "opencv-python", "numpy
 OPTIONAL = {
     "decord": "reads ordinary clips; PyAV reads them where it is absent",
     "ffmpeg-python": "side-by-side comparison clips",
+    "c2pa-python": "signs outputs: pip install 'vidinvert[c2pa]'",
     "ray": "batches on many machines: pip install 'vidinvert[ray]'",
 }
 ENCODERS = ("libx264", "libx265", "libvpx-vp9", "libsvtav1", "h264_nvenc")

@@ -39,8 +39,32 @@ SETTINGS = {
     # The defaults hold a clip in memory twice.
     "core": {"backing_store_memory_threshold_in_mb": 16, "merkle_tree_chunk_size_in_kb": 1024},
 }
+MANIFEST_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA 2.x, in ISO media files
+MOST_BOXES = 64
+LOST_MANIFEST = "the source's C2PA manifest, which a signed output would keep"
 GOOD = ("Valid", "Trusted")  # whom to trust is for those who read it
 CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
+
+
+def carries_manifest(info: VideoInfo) -> bool:
+    """Say whether a clip in MP4 or MOV holds a C2PA manifest: a box before its pictures.
+
+    Writing the clip anew loses it, unless the output is signed.
+    """
+    if not info.container.startswith("mov,"):
+        return False
+    with info.path.open("rb") as file:
+        for _ in range(MOST_BOXES):
+            place, head = file.tell(), file.read(8)
+            if len(head) < 8 or head[4:] in (b"mdat", b"moof"):
+                return False
+            if head[4:] == b"uuid" and file.read(16) == MANIFEST_BOX:
+                return True
+            size = int.from_bytes(head[:4], "big")
+            if size < 8:  # to the end, or a size of 64 bits, which no box before pictures needs
+                return False
+            file.seek(place + size)
+    return False
 
 
 def check_credentials(credentials: Credentials) -> None:

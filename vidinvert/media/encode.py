@@ -25,7 +25,7 @@ from av.video.stream import VideoStream
 from vidinvert.errors import EncodeError
 from vidinvert.media.codecs import Encoding, choose_encoding, describe_loss
 from vidinvert.media.containers import main_video_stream, open_input, pixel_bound, shown
-from vidinvert.media.credentials import ManifestSigner
+from vidinvert.media.credentials import LOST_MANIFEST, ManifestSigner, carries_manifest
 from vidinvert.media.fields import FieldMarker, field_options
 from vidinvert.media.planes import (
     FULL_RANGE,
@@ -131,7 +131,10 @@ class VideoWriter:
                     f"({getattr(error, 'strerror', None) or error}), expected settings that it "
                     "takes; change --crf, --preset or --pixel-format, or choose another codec"
                 ) from error
-            return (*left_out, *describe_loss(self._like, self._encoding))
+            lost = describe_loss(self._like, self._encoding)
+            if self._signer is None and carries_manifest(self._like):
+                lost = (*lost, LOST_MANIFEST)
+            return (*left_out, *lost)
 
     def _set_up(
         self, source: InputContainer, output: OutputContainer
@@ -355,7 +358,7 @@ def copy_clip(info: VideoInfo, target: str | Path, *, overwrite: bool = False) -
             finally:
                 output.close()
         pending.commit()
-        return left_out
+        return (*left_out, LOST_MANIFEST) if carries_manifest(info) else left_out
     finally:
         pending.discard()
 
