@@ -33,8 +33,9 @@ RATED_ATTRIBUTES = {  # direction -> column of the ratings, and whether more of 
 }
 # Read off faces as much by smile and open mouth as by itself: regressed without these two.
 COMPOUND_ATTRIBUTES = {"happy": ("smile", "mouth_open")}
-# Attributes of which there may be series: one person, younger and older. What these say is added.
-SERIES_ATTRIBUTES = ("age",)
+# Attributes of which there may be series (one person, younger and older), and how much of what
+# these say is added: they are few, and some of their hair and skin goes into it.
+SERIES_ATTRIBUTES = {"age": 0.5}
 LEAST_SERIES = 8
 RIDGE = 0.02  # of the samples' number: the ridge on codes when a rating is predicted from them
 
@@ -232,11 +233,12 @@ def follow_series(
 ) -> dict[str, FittedDirection]:
     """Return the fitted directions of which there are series, with what these say added.
 
-    Regression says how older people look, and series how one person ages; what both say counts
-    twice, and what only one says, as skin that is darker in one of them, half of that.
+    Regression says how older people look, and series how one person ages.
     """
     found: dict[str, FittedDirection] = {}
-    for name in (name for name in SERIES_ATTRIBUTES if name in fitted):
+    for name, share in SERIES_ATTRIBUTES.items():
+        if name not in fitted:
+            continue
         standard = (values[name] - values[name].mean()) / values[name].std()
         change = series_direction(codes, faces, rows, name, standard)
         if change is not None:
@@ -244,7 +246,7 @@ def follow_series(
             added = torch.from_numpy(change.astype(np.float32)).reshape(direction.vector.shape)
             direction = replace(
                 direction,
-                vector=direction.vector + added,
+                vector=direction.vector + share * added,
                 source=f"{direction.source}; and series of one person with more and more of it",
             )
             found[name] = replace(fitted[name], direction=direction)

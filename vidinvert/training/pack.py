@@ -43,27 +43,29 @@ CLASSES_FILE = "classes.json"  # in Diff-CAM's folder: the directions that it na
 # stretched until an edit of 2 is seen at once.
 GAINS = {
     "smile": 2.6,
-    "mouth_open": 3.0,
+    "mouth_open": 2.5,
     "eyes_open": 1.8,
     "yaw": 2.4,
-    "age": 1.6,
+    "age": 1.45,
     "gender": 1.3,
     "hair_brightness": 1.3,
 }
 # As rendered, a smile closes the eyes by nearly half of what it moves itself (measured in standard
-# deviations): so much of the motion that opens them is added to it. Series of one person ageing
-# are paler at their end.
-COUNTERED = {"smile": {"eyes_open": 0.36}, "age": {"skin_warmth": 0.17}}
+# deviations): so much of the motion that opens them is added to it.
+COUNTERED = {"smile": {"eyes_open": 0.36}}
 
 
 # By how much the landmarks' motions are stretched so that an edit of 2, rendered, moves what is
 # measured by about two standard deviations, and what is added against side effects. An edit that is
 # no motion itself (age, which lets lids droop and lips part) may be countered by motions too.
-MOTION_GAINS = {"smile": 1.35, "mouth_open": 1.35, "eyes_open": 1.35, "yaw": 1.7, "pitch": 1.1}
+MOTION_GAINS = {"smile": 1.35, "mouth_open": 1.1, "eyes_open": 1.35, "yaw": 1.7, "pitch": 1.1}
 MOTIONS_COUNTERED = {
     "smile": {"eyes_open": 0.35},
-    "age": {"eyes_open": 0.22, "smile": -0.12, "mouth_open": -0.07},
+    "age": {"eyes_open": 0.16, "smile": -0.09, "mouth_open": -0.05},
 }
+# What is drawn beside a motion is its direction unstretched, but for mouths that open: what comes
+# to light between closed lips is nowhere in the source, and has to be drawn.
+DRAWN = {"mouth_open": 0.8}
 
 
 def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> FacePack:
@@ -247,8 +249,7 @@ def write_motions(work: Path, target: Path) -> dict[str, str]:
         for other, share in MOTIONS_COUNTERED.get(name, {}).items():
             moves += share * state[f"moves.{other}"]
         shipped[f"moves.{name}"] = MOTION_GAINS.get(name, 1.0) * moves
-        # Beside its motion an edit shows its direction unstretched; what is no motion, all of it.
-        drawn = 1.0 if own is None else 1.0 / GAINS.get(name, 1.0)
+        drawn = 1.0 if own is None else DRAWN.get(name, 1.0 / GAINS.get(name, 1.0))
         shipped[f"share.{name}"] = torch.tensor([drawn])
     save_file(shipped, target / "motions.safetensors")
     return {"motions": "motions.safetensors"}
