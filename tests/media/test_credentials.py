@@ -300,6 +300,18 @@ def test_a_disc_that_fills_while_signing_leaves_the_old_file(tmp_path, pair, mon
 
 
 @pytest.mark.promise(7)
+def test_without_room_for_temporary_files_nothing_is_written(tmp_path, pair, monkeypatch):
+    info = probe(write_clip(tmp_path, replace(CLIP, size_hw=(480, 640), frame_count=30)))
+    signer = ManifestSigner(pair, source=info)
+    low = {**credentials.SETTINGS["core"], "backing_store_memory_threshold_in_mb": 0}
+    monkeypatch.setitem(credentials.SETTINGS, "core", low)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nothing"))
+    with pytest.raises(EncodeError, match=r"could not be signed .*free some space"):
+        write(tmp_path / "out.mp4", info, signer=signer)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".mp4", ".pem", ".pem"]
+
+
+@pytest.mark.promise(7)
 def test_what_reads_back_wrong_is_not_given_the_name(tmp_path, pair, monkeypatch):
     info = probe(write_clip(tmp_path, CLIP))
     signer = ManifestSigner(pair, source=info)

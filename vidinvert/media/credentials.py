@@ -36,7 +36,7 @@ COMPOSITE = "http://cv.iptc.org/newscodes/digitalsourcetype/compositeWithTrained
 SETTINGS = {
     # The defaults fetch a source's claims from any address that it names.
     "verify": {"remote_manifest_fetch": False, "ocsp_fetch": False, "verify_trust": False},
-    # The defaults hold a clip in memory twice.
+    # The defaults hold a clip in memory twice; this keeps a copy among temporary files.
     "core": {"backing_store_memory_threshold_in_mb": 16, "merkle_tree_chunk_size_in_kb": 1024},
 }
 MANIFEST_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA 2.x, in ISO media files
@@ -155,8 +155,8 @@ class ManifestSigner:
                 if written.failure is not None:
                     raise written.failure from error
                 raise EncodeError(
-                    f"the clip could not be signed ({error}), expected a C2PA manifest in it; "
-                    "report it, or leave --c2pa-certificate out"
+                    f"the clip could not be signed ({error}), expected a C2PA manifest in it; free "
+                    "some space for it and for temporary files, or leave --c2pa-certificate out"
                 ) from error
 
     def describe(self) -> dict[str, str]:
