@@ -36,10 +36,9 @@ class BatchBar:
         self._frames = 0
         self._bar = tqdm(
             total=max(1, sum(self._bytes.values())),
-            desc="batch",
             file=sys.stderr,
             disable=quiet,
-            bar_format="{l_bar}{bar}| {postfix} [{elapsed}<{remaining}]",
+            bar_format="batch: {percentage:3.0f}%|{bar}| {desc}[{elapsed}<{remaining}]",
         )
 
     def __call__(self, event: "Event") -> None:
@@ -82,8 +81,8 @@ class BatchBar:
         )
         rate = (after - before) / (end - begin) if end > begin else 0.0
         failed = f", {self._failed} failed" if self._failed else ""
-        self._bar.set_postfix_str(
-            f"{self._done}/{self._clips} clips{failed}, {self._frames} frames, {rate:.1f} frames/s",
+        self._bar.set_description_str(
+            f"{self._done}/{self._clips} clips{failed}, {self._frames} frames, {rate:.1f} frames/s ",
             refresh=False,
         )
         self._bar.n = int(done)
