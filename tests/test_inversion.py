@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from stabilizers import FlowFilter, StabilizerPlan
-from tests.test_rendering import alignment, edited_face, frames
-from vidinvert.inversion import keep_steadied, stabilise_inversion
-from vidinvert.types import SteadiedMasks
+from tests.test_rendering import Brightener, alignment, edited_face, frames
+from vidinvert.inversion import invert, keep_steadied, stabilise_inversion
+from vidinvert.types import FrameBatch, SteadiedMasks
 
 
 def inversion(count=6):
@@ -58,3 +58,37 @@ def test_the_mask_of_an_edit_moves_with_the_crop_and_not_with_what_it_shows():
     assert torch.equal(steady.mask.ood, still.ood)
     other = replace(measured, mask=replace(still, of_edit=False))
     assert not torch.equal(stabilise_inversion(other, seconds, plan, shots=()).mask.ood, still.ood)
+
+
+class Counter(Brightener):
+    """Says how many crops it was shown."""
+
+    seen = 0
+
+    def embed(self, crops):
+        self.seen += len(crops)
+        return super().embed(crops)
+
+
+def test_a_picture_that_stands_still_is_inverted_once():
+    moving, placed = frames(8), alignment(range(8))
+    stills = moving.frames[[0, 0, 1, 1, 1, 2, 0, 0]]
+    method = Counter()
+    (found,) = invert(
+        [replace(moving, frames=stills)], [placed], method, pack_sha256="0", method_name="test"
+    )
+    assert method.seen == 4
+    each = [
+        invert(
+            [FrameBatch(frames=stills[k : k + 1], indices=np.array([0]))],
+            [alignment([0])],
+            Brightener(),
+            pack_sha256="0",
+            method_name="test",
+        )[0]
+        for k in range(8)
+    ]
+    for k, alone in enumerate(each):
+        assert torch.equal(found.latents.w_plus[k], alone.latents.w_plus[0])
+        assert torch.equal(found.mask.ood[k], alone.mask.ood[0])
+        assert torch.equal(found.mask.guide[k], alone.mask.guide[0])

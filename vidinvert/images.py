@@ -83,6 +83,12 @@ def resize_picture(picture: NDArray[Pixel], size: int) -> NDArray[Pixel]:
     return np.asarray(cv2.resize(picture, (size, size), interpolation=method), picture.dtype)
 
 
+def same_picture(first: NDArray[np.generic], second: NDArray[np.generic]) -> bool:
+    """Say whether two pictures (H, W, C) or (C, H, W) are equal; a few pixels tell most apart."""
+    few = (slice(None), slice(None, None, 16))
+    return np.array_equal(first[few], second[few]) and np.array_equal(first, second)
+
+
 def changed_pixels(
     before: NDArray[np.unsignedinteger], after: NDArray[np.unsignedinteger]
 ) -> NDArray[np.bool_]:

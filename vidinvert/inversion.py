@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from stabilizers import (
 from vidinvert import images
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import quad_from_crop, quick_flow
+from vidinvert.images import same_picture
 from vidinvert.media import map_ahead
 from vidinvert.methods import EditPainter, Method, Refiner
 from vidinvert.types import (
@@ -171,19 +173,31 @@ def _measure_crops(
     positions, crops = crop_batch(batch, alignment)
     if len(positions) == 0:
         return None
-    crops = images.to_device(crops, device)
-    embedding = method.embed(crops)
-    if isinstance(method, Refiner):
+    refines = isinstance(method, Refiner)  # then each starts from the frame before
+    place = np.arange(len(crops)) if refines else _count_changes(crops)
+    distinct = crops[np.unique(place, return_index=True)[1]]
+    embedding = method.embed(images.to_device(distinct, device))
+    if refines:
         runs = intervals_from_indices(alignment.indices, cuts=shots)
         starts = {run.start for run in runs}
-        embedding = _refine(method, crops, embedding, positions, starts, codes)
+        embedding = _refine(method, crops.to(device), embedding, positions, starts, codes)
     small = images.resize(method.find_mask(embedding), (side, side))
+    guides = images.grey_to_uint8(images.resize(distinct, (side, side)))
     return _Measured(
         positions=positions,
-        codes=embedding.w_plus.float().cpu(),
-        masks=images.mask_to_uint8(small).cpu(),
-        guides=images.grey_to_uint8(images.resize(crops, (side, side))).cpu(),
+        codes=embedding.w_plus.float().cpu()[place],
+        masks=images.mask_to_uint8(small).cpu()[place],
+        guides=guides[place],
     )
+
+
+def _count_changes(crops: Tensor) -> Int64Array:
+    """Return (N,) of crops (N, 3, R, R) in order: how often they changed up to each.
+
+    A picture that stands still is inverted once.
+    """
+    changed = [not same_picture(*pair) for pair in pairwise(crops.numpy())]
+    return np.cumsum([0, *changed])
 
 
 @torch.inference_mode()

@@ -160,6 +160,24 @@ def test_frames_looked_at_at_once_find_the_same(directory):
             np.testing.assert_array_equal([x.landmarks_xy for x in a], [x.landmarks_xy for x in b])
 
 
+def test_a_picture_that_stands_still_is_looked_at_once(directory, monkeypatch):
+    detector, looks = FaceDetector(directory, device="cpu"), []
+    inner = detector._detector.detect
+    monkeypatch.setattr(
+        detector._detector,
+        "detect",
+        lambda picture, **how: looks.append(1) or inner(picture, **how),
+    )
+    red = frame((320, 320), (160, 96, 64))
+    found = detector.detect(batch(red, red, red, frame((320, 320), (32, 96, 64)), red))
+    assert len(looks) == 3
+    assert [[face.frame_index for face in faces] for faces in found] == [[0], [1], [2], [3], [4]]
+    boxes = [faces[0].box_xyxy for faces in found]
+    np.testing.assert_array_equal(boxes[0], boxes[2])
+    np.testing.assert_array_equal(boxes[0], boxes[4])
+    assert boxes[3][0] < boxes[0][0]
+
+
 def test_a_network_of_one_size_is_used_at_that_size(tmp_path):
     write_red_square_detector(tmp_path / "fixed.onnx", side=320)
     detector = FaceDetector(tmp_path, device="cpu")

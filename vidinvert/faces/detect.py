@@ -7,9 +7,10 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from vidinvert.errors import (
 )
 from vidinvert.faces.boxes import area, overlap
 from vidinvert.geometry import fit_similarity, transform_points, warp
+from vidinvert.images import same_picture
 from vidinvert.types import Detection, FrameBatch
 
 NMS_IOU = 0.4  # SCRFD's own
@@ -122,24 +124,32 @@ class FaceDetector:
         """Find the faces in each frame of a batch, best first."""
         if int(batch.indices[0]) != self._next_index:
             self._begin()
-        looked = self._look_ahead(batch)
+        pairs = pairwise(batch.frames)
+        still = [False, *(same_picture(frame, before) for before, frame in pairs)]
+        looked = self._look_ahead(batch, still)
         found: list[list[Detection]] = []
-        for frame, index in zip(batch.frames, batch.indices.tolist(), strict=True):
+        for k, (frame, index) in enumerate(zip(batch.frames, batch.indices.tolist(), strict=True)):
             if index != self._next_index:
                 self._begin()
             self._next_index = index + 1
-            found.append(self._detect_frame(frame, index, looked))
+            if still[k]:  # nothing moved: what was found stays
+                found.append([replace(face, frame_index=index) for face in found[-1]])
+            else:
+                found.append(self._detect_frame(frame, index, looked))
         return found
 
-    def _look_ahead(self, batch: FrameBatch) -> dict[tuple[int, int], list[Detection]]:
+    def _look_ahead(
+        self, batch: FrameBatch, still: Sequence[bool]
+    ) -> dict[tuple[int, int], list[Detection]]:
         """Look at the frames of a batch at once, as the first will be; by frame and look."""
         if self._workers == 1:
             return {}
-        number, indices = self._first_look, batch.indices.tolist()
+        moving = [k for k, stays in enumerate(still) if not stays]
+        number, indices = self._first_look, [int(batch.indices[k]) for k in moving]
         with ThreadPoolExecutor(self._workers, thread_name_prefix="detect") as pool:
             looks = pool.map(
                 lambda frame, index: self._look(frame, index, self._looks[number]),
-                batch.frames,
+                [batch.frames[k] for k in moving],
                 indices,
             )
             return {(index, number): faces for index, faces in zip(indices, looks, strict=True)}
