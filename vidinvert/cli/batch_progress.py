@@ -81,10 +81,9 @@ class BatchBar:
         )
         rate = (after - before) / (end - begin) if end > begin else 0.0
         failed = f", {self._failed} failed" if self._failed else ""
-        self._bar.set_description_str(
-            f"{self._done}/{self._clips} clips{failed}, {self._frames} frames, {rate:.1f} frames/s ",
-            refresh=False,
-        )
+        clips = f"{self._done}/{self._clips} clips{failed}"
+        text = f"{clips}, {self._frames} frames, {rate:.1f} frames/s "
+        self._bar.set_description_str(text, refresh=False)
         self._bar.n = int(done)
         self._bar.refresh()
 
