@@ -129,7 +129,9 @@ def test_the_look_that_found_the_faces_is_tried_first(directory, monkeypatch):
         lambda picture, **how: sizes.append(how["input_size"][0]) or inner(picture, **how),
     )
     small = frame((640, 640), (320, 192, 32))
-    moving = [small + np.uint8(k) for k in range(STICKY_FRAMES + 2)]
+    moving = [small.copy() for _ in range(STICKY_FRAMES + 2)]
+    for k, picture in enumerate(moving):
+        picture[0, 0] = k  # or nothing would be looked at again
     detector.detect(batch(*moving))
     assert sizes == [320, 640] * STICKY_FRAMES + [640, 640]
 
