@@ -174,7 +174,7 @@ def test_a_picture_that_stands_still_is_looked_at_once(directory, monkeypatch):
     red = frame((320, 320), (160, 96, 64))
     found = detector.detect(batch(red, red, red, frame((320, 320), (32, 96, 64)), red))
     assert len(looks) == 3
-    assert [[face.frame_index for face in faces] for faces in found] == [[0], [1], [2], [3], [4]]
+    assert [{face.frame_index for face in faces} for faces in found] == [{0}, {1}, {2}, {3}, {4}]
     boxes = [faces[0].box_xyxy for faces in found]
     np.testing.assert_array_equal(boxes[0], boxes[2])
     np.testing.assert_array_equal(boxes[0], boxes[4])
