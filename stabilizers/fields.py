@@ -79,9 +79,9 @@ def smooth_fields(
 ) -> Tensor:
     """Average fields over time along the flow of their pictures, per unit of mass.
 
-    Two-sided exponential means: m and its weight n pass from frame to frame, m_t = field_t + k
-    warp(m_{t-1}), n_t = mass_t + k warp(n_{t-1}), with k = trust exp(-dt / time). Both sides count
-    the frame itself, so it is taken off once.
+    Two-sided exponential means: a mean u and its mass n pass from frame to frame. What arrives
+    weighs a = k warp(n_{t-1}) with k = trust exp(-dt / time); n_t = mass_t + a and
+    u_t n_t = field_t + a warp(u_{t-1}). The frame itself counts once.
 
     Args:
         fields: (T, C, h, w) float32, one unbroken run.
@@ -118,32 +118,35 @@ def smooth_fields(
         )
     if displacements not in (0, 2):
         raise ValueError(f"displacements is {displacements}, expected 0 or 2 channels (dx, dy)")
+    tiny = torch.finfo(fields.dtype).tiny
     weights = torch.as_tensor(mass, dtype=fields.dtype).reshape(-1, 1, 1, 1)
-    own = torch.cat([fields, weights.expand(-1, 1, *fields.shape[2:])], dim=1)  # (T, C + 1, h, w)
-    total = own.clone()
+    summed, weight = fields.clone(), weights.expand(-1, 1, *fields.shape[2:]).clone()
     for step in (1, -1):
-        carried = own[:1] if step == 1 else own[-1:]
-        for t in range(1, count) if step == 1 else range(count - 2, -1, -1):
-            link = links[min(t, t - step)]
-            back, there, trust = (
-                (link.earlier, link.later, link.trust_later)
-                if step == 1
-                else (link.later, link.earlier, link.trust_earlier)
-            )
-            trust = trust.clamp_min(_LEAST_TRUST)
-            if displacements:
-                carried = _move_ends(carried, there)
-            share = math.exp(-abs(float(seconds[t] - seconds[t - step])) / time_seconds)
-            arrived = (share * trust) * warp_back(carried, back, interpolation=interpolation)
-            total[t : t + 1] += arrived
-            carried = own[t : t + 1] + arrived
-    # Masses that are warped add up to 0 only to the last bit.
-    return total[:, :-1] / total[:, -1:].clamp_min(torch.finfo(fields.dtype).tiny)
+        order = range(count) if step == 1 else range(count - 1, -1, -1)
+        mean, arrived = torch.zeros_like(fields[:1]), torch.zeros_like(weight[:1])
+        for t in order:
+            if t != order[0]:
+                link = links[min(t, t - step)]
+                back, there, trust = (
+                    (link.earlier, link.later, link.trust_later)
+                    if step == 1
+                    else (link.later, link.earlier, link.trust_earlier)
+                )
+                if displacements:
+                    mean = _move_ends(mean, there)
+                share = math.exp(-abs(float(seconds[t] - seconds[t - step])) / time_seconds)
+                # Mean and mass apart: bicubic sampling overshoots, and a mass must not change sign.
+                mean = warp_back(mean, back, interpolation=interpolation)
+                arrived = share * trust.clamp_min(_LEAST_TRUST) * warp_back(arrived, back)
+                summed[t : t + 1] += arrived * mean
+                weight[t : t + 1] += arrived
+            here = weights[t : t + 1] + arrived
+            mean = (fields[t : t + 1] + arrived * mean) / here.clamp_min(tiny)
+            arrived = here
+    return summed / weight.clamp_min(tiny)
 
 
-def _move_ends(carried: Tensor, flow: Tensor) -> Tensor:
-    """Let arrows (1, 2 + ..., h, w), in units of the last channel, end where their ends move to."""
-    mass = carried[:, -1:]
-    arrows = carried[:, :2] / mass.clamp_min(torch.finfo(carried.dtype).tiny)
-    apart = warp_back(flow, arrows) - flow  # the end's own movement less the beginning's
-    return torch.cat([carried[:, :2] + mass * apart, carried[:, 2:]], dim=1)
+def _move_ends(arrows: Tensor, flow: Tensor) -> Tensor:
+    """Let the arrows of a field (1, 2 + ..., h, w) end where their ends move to along the flow."""
+    apart = warp_back(flow, arrows[:, :2]) - flow  # the end's own movement less the beginning's
+    return torch.cat([arrows[:, :2] + apart, arrows[:, 2:]], dim=1)

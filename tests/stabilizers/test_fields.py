@@ -1,5 +1,7 @@
 """Fields that are carried along what moves."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -111,3 +113,32 @@ def test_lengths_and_channels_are_checked():
         smooth_fields(
             bumps(2), np.ones(2), SECONDS[:2], links(2), time_seconds=0.1, displacements=1
         )
+
+
+def test_long_means_beside_what_is_not_trusted_stay_within_what_was_measured():
+    """Bicubic sampling overshoots at the edge of what is trusted: no mean may run away."""
+    count = 60
+    grey = np.full((24, 32), 100, np.uint8)
+    pictures = [grey.copy() for _ in range(count)]
+    for t, picture in enumerate(pictures):
+        picture[:, 12:20] = 255 if t % 2 else 0  # never trusted
+    drift = np.zeros((24, 32, 2), np.float32)
+    drift[..., 0] = 0.3
+    links = [
+        link_pictures(a, b, lambda _first, _second: drift, levels=12) for a, b in pairwise(pictures)
+    ]
+    mass = np.where(np.arange(count) % 2 == 0, 1.0, 0.0)
+    fields = torch.as_tensor(mass).float().reshape(-1, 1, 1, 1) * torch.rand(
+        count, 3, 24, 32, generator=torch.Generator().manual_seed(0)
+    )
+    mean = smooth_fields(
+        fields,
+        mass,
+        np.arange(count) / 60,
+        links,
+        time_seconds=1.0,
+        interpolation="bicubic",
+    )
+    assert mean.isfinite().all()
+    assert mean.min() > -0.3
+    assert mean.max() < 1.3
