@@ -1,7 +1,7 @@
 """What smoothing gains on clips: `python -m tests.bench.steadiness CLIP...`.
 
 Each clip's beginning is edited with all smoothing off and with the default plan, and measured by
-`vidinvert evaluate`. Warping error and landmark jitter are edited over source. `encoded` is the
+`vidinvert evaluate`. Warping errors and landmark jitter are edited over source. `encoded` is the
 warping error of the clip after an edit of strength 0: what its encoding alone adds. Where the
 source's mouth hardly opens, its correlation says nothing and is left out.
 """
@@ -24,7 +24,13 @@ from vidinvert.evaluation import evaluate_video
 
 OFF = StabilizerPlan(transforms=None, latents=None, mask=None, change=None)
 LANDMARKS = SHARED / "models/landmarks/pfld_68.onnx"
-COLUMNS = ("warping error", "landmark jitter", "mouth's correlation", "smile moved")
+COLUMNS = (
+    "warping error",
+    "along its own flow",
+    "landmark jitter",
+    "mouth's correlation",
+    "smile moved",
+)
 
 
 def figures(face: Mapping[str, Any]) -> tuple[float, ...]:
@@ -32,6 +38,7 @@ def figures(face: Mapping[str, Any]) -> tuple[float, ...]:
     mouth = face.get("mouth_correlation")
     return (
         face["warping_error"]["ratio"],
+        face["warping_error_own_flow"]["ratio"],
         face["landmark_jitter"]["ratio"],
         np.nan if mouth is None else mouth,
         face["attributes"]["smile"] if "attributes" in face else np.nan,

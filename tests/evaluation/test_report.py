@@ -57,6 +57,7 @@ def test_identical_clips_have_no_difference_at_all(source):
     assert face["psnr_face"] is None  # infinite
     assert face["ssim_face"] == face["ms_ssim_face"] == pytest.approx(1.0)
     assert face["warping_error"]["ratio"] == face["landmark_jitter"]["ratio"] == 1.0
+    assert face["warping_error_own_flow"]["ratio"] == 1.0
     assert report["outside"]["psnr_outside_identical"] is True
     assert report["timing"]["largest_difference_seconds"] == 0.0
     assert report["timing"]["frames"] == {"source": FRAMES, "edited": FRAMES}
@@ -75,6 +76,7 @@ def test_a_known_flicker_shows_in_the_figures(source, tmp_path):
     added = face["warping_error"]["edited"] - face["warping_error"]["source"]
     assert added == pytest.approx((8 / 255) ** 2, rel=0.1)
     assert face["warping_error"]["ratio"] > 2
+    assert face["warping_error_own_flow"]["ratio"] > 2
 
 
 def test_a_known_shift_of_every_second_frame_is_jitter(source, tmp_path):

@@ -65,6 +65,13 @@ DEFINITIONS: dict[str, Definition] = {
         "in [0, 1]; W follows the source's flow, m = forward-backward consistent",
         source="Lai et al., ECCV 2018",
         range="0 and up; `ratio` = edited / source",
+        good="ratio at most 1.05; above, the edit added flicker, or moved what the source's flow "
+        "leads elsewhere",
+    ),
+    "warping_error_own_flow": Definition(
+        formula="the same of the edited clip along its own flow; of the source along the source's",
+        source="Lai et al., ECCV 2018, for edits that change shapes",
+        range="0 and up; `ratio` = edited / source",
         good="ratio at most 1.05; above, the edit added flicker",
     ),
     "landmark_jitter": Definition(

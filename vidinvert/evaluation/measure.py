@@ -191,22 +191,28 @@ def _compare_in_time(
     window = paste_window(face.alignment.quads_xy[position], first.shape[:2])
     if window is None or min(window[2] - window[0], window[3] - window[1]) < 16:
         return
-    near, nxt = _cut(first_before, window), _cut(first, window)
-    forth, back = optical_flow(near, nxt), optical_flow(nxt, near)
-    flow = flow_tensor(forth)
-    seen = visible_in_both(flow, flow_tensor(back))
-    for name, pair in (
-        ("warping_error_source", (near, nxt)),
-        ("warping_error_edited", (_cut(second_before, window), _cut(second, window))),
+    source = _cut(first_before, window), _cut(first, window)
+    edited = _cut(second_before, window), _cut(second, window)
+    flow, seen = _follow(*source)
+    for name, pair, (along, where) in (
+        ("warping_error_source", source, (flow, seen)),
+        ("warping_error_edited", edited, (flow, seen)),
+        ("warping_error_own", edited, _follow(*edited)),
     ):
         a, b = (_unit_range(picture) for picture in pair)
-        series.put(name, position, warping_error(a, b, flow, seen))
+        series.put(name, position, warping_error(a, b, along, where))
     if instruments.masks is None:
         return
     masks = [_read_mask(instruments.masks, number, window) for number in (index, index + 1)]
     series.put("mask_flicker", position, mask_flicker(masks[0], masks[1], flow, seen))
     kept = [1.0 - mask for mask in masks]  # the face that is shown, which is the smaller part
     series.put("mask_temporal_iou", position, mask_iou(kept[0], warp_back(kept[1], flow)))
+
+
+def _follow(near: UInt8Array, nxt: UInt8Array) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the flow from one picture to the next (1, 2, H, W), and where it can be checked."""
+    flow = flow_tensor(optical_flow(near, nxt))
+    return flow, visible_in_both(flow, flow_tensor(optical_flow(nxt, near)))
 
 
 def _compare_outside(

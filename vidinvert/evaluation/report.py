@@ -231,10 +231,12 @@ def _describe_face(
         figures["lpips_face_backbone"] = instruments.lpips.backbone
     errors = {
         kind: series.values.get(f"warping_error_{kind}", np.full(len(seconds), np.nan))
-        for kind in ("source", "edited")
+        for kind in ("source", "edited", "own")
     }
-    figures["warping_error"] = _ratio(errors)
-    curves[f"{name}_warping_error"] = (seconds, errors)
+    own = {"source": errors["source"], "edited": errors.pop("own")}
+    for metric, pair in (("warping_error", errors), ("warping_error_own_flow", own)):
+        figures[metric] = _ratio(pair)
+        curves[f"{name}_{metric}"] = (seconds, pair)
     points = series.points or {"source": face.track.landmarks_xy, "edited": face.edited_xy}
     eyes = face.track.landmarks_xy
     scale = np.linalg.norm(eyes[:, 1] - eyes[:, 0], axis=1)
