@@ -75,7 +75,7 @@ def time_method(size: int, precision: str, *, batch: int, repeats: int) -> None:
     generator, samm = Generator(size=size), SAMM()
     encoder = E4E(style_count=generator.style_count)
     for module in (encoder, generator, samm):
-        ops.set_precision(module, dtype, keep=encoder.heads)
+        ops.set_precision(module, dtype)
         ops.prepare(module)
     images = torch.rand(batch, 3, 256, 256, dtype=torch.float32) * 2 - 1
     images = images.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -153,7 +153,7 @@ def _our_frame(
 ) -> Callable[[], Tensor]:
     encoder, generator, samm = networks
     for module in networks:
-        ops.set_precision(module, dtype, keep=encoder.heads)
+        ops.set_precision(module, dtype)
         ops.prepare(module)
     crops = picture.expand(batch, -1, -1, -1).to(dtype)
     crops = crops.contiguous(memory_format=torch.channels_last)

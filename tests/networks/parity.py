@@ -66,7 +66,7 @@ def load_networks(name: str, *, dtype: torch.dtype, prepared: bool) -> Networks:
     for part, module in parts.items():
         fill_module(module, select(state, f"{part}."), source=name)
         module.eval().requires_grad_(False)
-        set_precision(module, dtype, keep=encoder.heads)
+        set_precision(module, dtype)
         if prepared:
             prepare(module)
     return Networks(encoder, generator, samm, state["w_mean"])

@@ -117,7 +117,8 @@ def load_encoder(
     fill_module(network, select(state, "encoder."), source=str(pack.files["encoder"].path))
     network.to(device)
     heads = network.heads
-    set_precision(network, dtype, keep=heads if isinstance(heads, tuple) else (heads,))
+    exact = () if isinstance(network, E4E) else heads if isinstance(heads, tuple) else (heads,)
+    set_precision(network, dtype, keep=exact)  # in steps, errors of codes would add up
     prepare(network)
     if "w_mean" in state:
         w_mean = state["w_mean"].float().reshape(-1, pack.style_width).to(device)

@@ -183,7 +183,8 @@ class ModulatedConv2d(nn.Module):
         x = self.convolve(x)
         if not self.demodulate:
             return x
-        return x * self.demodulation(styles).to(x.dtype)[:, :, None, None]
+        factors = self.demodulation(styles).to(x.dtype)[:, :, None, None]
+        return x * factors if x.requires_grad or factors.requires_grad else x.mul_(factors)
 
     def convolve(self, x: Tensor) -> Tensor:
         """Run the shared convolution on features that are scaled already."""
