@@ -3,9 +3,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from stabilizers import FlowFilter, StabilizerPlan
+from stabilizers import FlowFilter, Interval, StabilizerPlan
 from tests.test_rendering import Brightener, alignment, edited_face, frames
-from vidinvert.inversion import invert, keep_steadied, stabilise_inversion
+from vidinvert.inversion import invert, keep_steadied, stabilise_inversion, stabilise_landmarks
 from vidinvert.types import FrameBatch, SteadiedMasks
 
 
@@ -92,3 +92,19 @@ def test_a_picture_that_stands_still_is_inverted_once():
         assert torch.equal(found.latents.w_plus[k], alone.latents.w_plus[0])
         assert torch.equal(found.mask.ood[k], alone.mask.ood[0])
         assert torch.equal(found.mask.guide[k], alone.mask.guide[0])
+
+
+def test_landmarks_are_steadied_within_a_run_and_only_where_changes_are():
+    seconds = np.arange(20) / 25
+    points = np.random.default_rng(0).normal(size=(20, 3, 2))
+    runs = (Interval(0, 10), Interval(10, 20))
+    steady = stabilise_landmarks(points, seconds, StabilizerPlan(), intervals=runs)
+    assert (
+        np.abs(np.diff(steady[:10], axis=0)).mean() < 0.4 * np.abs(np.diff(points, axis=0)).mean()
+    )
+    other = points.copy()
+    other[10:] += 5.0
+    again = stabilise_landmarks(other, seconds, StabilizerPlan(), intervals=runs)
+    np.testing.assert_array_equal(again[:10], steady[:10])
+    off = StabilizerPlan(change=None)
+    assert stabilise_landmarks(points, seconds, off, intervals=runs) is points

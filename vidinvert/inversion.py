@@ -12,9 +12,11 @@ from torch import Tensor
 
 from stabilizers import (
     FlowFilter,
+    GaussianFilter,
     Interval,
     StabilizerPlan,
     intervals_from_indices,
+    smooth,
     smooth_latents,
     smooth_masks,
     smooth_similarities,
@@ -37,6 +39,7 @@ from vidinvert.types import (
     SteadiedMasks,
 )
 
+LANDMARK_FILTER = GaussianFilter(sigma_seconds=0.1)  # of where motions take hold
 LARGEST_MASK = 256  # side of the stored masks: half the crop's, and never more
 Progress = Callable[[int], None]
 
@@ -324,3 +327,20 @@ def stabilise_inversion(
         latents=stabilise_latents(inversion.latents, seconds, plan, shots=shots),
         mask=replace(inversion.mask, ood=masks, steadied=None),
     )
+
+
+def stabilise_landmarks(
+    points: NDArray[np.float64],
+    seconds: NDArray[np.float64],
+    plan: StabilizerPlan,
+    *,
+    intervals: Sequence[Interval],
+) -> NDArray[np.float64]:
+    """Steady landmarks (T, P, 2) that were read out of codes, where changes are smoothed at all.
+
+    They say where an edit's motion takes hold, not what the mouth says: that stays the source's.
+    """
+    if plan.change is None:
+        return points
+    flat = points.reshape(len(points), -1)
+    return smooth(flat, seconds, LANDMARK_FILTER, intervals=intervals).reshape(points.shape)

@@ -30,6 +30,7 @@ from vidinvert.inversion import (
     mask_edit,
     stabilise_alignment,
     stabilise_inversion,
+    stabilise_landmarks,
     stabilise_latents,
 )
 from vidinvert.media import (
@@ -651,10 +652,11 @@ def edit_faces(
         move = partial(
             apply_edit, codes, plans.edit, face=track.track_id, seconds=seconds, fade=fade
         )
-        motion = None
+        motion, runs = None, intervals_from_indices(indices, cuts=analysis.shots)
         if landmarks is not None:
+            points = landmarks(codes.w_plus)
             motion = apply_motion(
-                landmarks(codes.w_plus),
+                stabilise_landmarks(points, seconds, plans.stabilizer, intervals=runs),
                 plans.edit,
                 face=track.track_id,
                 seconds=seconds,
@@ -670,7 +672,7 @@ def edit_faces(
                 ),
                 presence=fade,
                 seconds=seconds,
-                intervals=intervals_from_indices(indices, cuts=analysis.shots),
+                intervals=runs,
                 change_filter=plans.stabilizer.change,
                 unedited=unedited if unedited and unedited.fits(codes) else None,
                 motion=motion,
