@@ -57,7 +57,7 @@ def test_frames_without_a_face_pass_through_and_a_cut_changes_nothing_before_it(
     assert len(edited) == 3 * STEP
     np.testing.assert_array_equal(edited[2 * STEP :], read_clip(whole)[0][2 * STEP :])
     # Nothing else came near; a product of 16 rows rounds its last bits otherwise than one of 8.
-    assert np.mean(edited[:STEP] != alone) < 1e-4
+    assert np.mean(edited[:STEP] != alone) < 1e-3
     assert np.abs(edited[:STEP].astype(int) - alone).max() <= 4
     assert np.abs(alone.astype(int) - faces).max() > 20  # there was an edit
 
