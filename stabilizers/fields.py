@@ -143,7 +143,7 @@ def smooth_fields(
             here = weights[t : t + 1] + arrived
             mean = (fields[t : t + 1] + arrived * mean) / here.clamp_min(tiny)
             arrived = here
-    return summed / weight.clamp_min(tiny)
+    return summed.div_(weight.clamp_min_(tiny))
 
 
 def _move_ends(arrows: Tensor, flow: Tensor) -> Tensor:

@@ -822,10 +822,18 @@ def _describe_salvage(info: VideoInfo) -> dict[str, Any] | None:
 
 
 def peak_memory_bytes() -> int:
-    """Return the largest resident size of this process so far; 0 where that is not known."""
+    """Return the largest resident size of this process so far; 0 where that is not known.
+
+    Linux's own count starts afresh with the program; what `getrusage` says there begins at the size
+    of the process that started it.
+    """
     try:
         import resource
     except ImportError:  # Windows
         return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024

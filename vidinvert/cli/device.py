@@ -6,7 +6,7 @@ import sys
 from vidinvert.errors import PlanError
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # of glibc's mallopt(3)
-ARENAS = 2  # each thread keeping memory of its own takes 400 MB more, and is no faster
+ARENAS = 1  # threads that keep memory of their own take 400 MB more, and are no faster
 
 
 def choose_device(wanted: str) -> str:
