@@ -24,7 +24,6 @@ from stabilizers import (
 from vidinvert import images
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import quad_from_crop, quick_flow
-from vidinvert.images import same_picture
 from vidinvert.media import map_ahead
 from vidinvert.methods import EditPainter, Method, Refiner
 from vidinvert.types import (
@@ -199,7 +198,7 @@ def _count_changes(crops: Tensor) -> Int64Array:
 
     A picture that stands still is inverted once.
     """
-    changed = [not same_picture(*pair) for pair in pairwise(crops.numpy())]
+    changed = [not images.same_picture(*pair) for pair in pairwise(crops.numpy())]
     return np.cumsum([0, *changed])
 
 

@@ -30,7 +30,6 @@ from vidinvert.errors import (
 )
 from vidinvert.faces.boxes import area, overlap
 from vidinvert.geometry import fit_similarity, transform_points, warp
-from vidinvert.images import same_picture
 from vidinvert.types import Detection, FrameBatch
 
 NMS_IOU = 0.4  # SCRFD's own
@@ -125,7 +124,7 @@ class FaceDetector:
         if int(batch.indices[0]) != self._next_index:
             self._begin()
         pairs = pairwise(batch.frames)
-        still = [False, *(same_picture(frame, before) for before, frame in pairs)]
+        still = [False, *(images.same_picture(frame, before) for before, frame in pairs)]
         looked = self._look_ahead(batch, still)
         found: list[list[Detection]] = []
         for k, (frame, index) in enumerate(zip(batch.frames, batch.indices.tolist(), strict=True)):
