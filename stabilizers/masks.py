@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stabilizers.fields import link_pictures, smooth_fields
@@ -72,6 +73,7 @@ def smooth_masks(
     intervals: Sequence[Interval],
     guide: Tensor | None = None,
     flow: FlowEstimator | None = None,
+    measured: NDArray[np.bool_] | None = None,
 ) -> Tensor:
     """Smooth masks in time.
 
@@ -86,13 +88,16 @@ def smooth_masks(
         intervals: disjoint positions along the T axis, in order; nothing crosses them.
         guide: (T, 1, h, w) uint8, the grey pictures the masks belong to; for a `FlowFilter`.
         flow: estimates the flow between two of them; for a `FlowFilter`.
+        measured: (T,) False where a mask was not measured: a `FlowFilter` carries there what lies
+            beside it, and does not look at the mask itself; a filter along time takes it as it is.
+            None = all were.
 
     Returns:
         (T, 1, h, w) uint8 on the device of `ood`, rounded to the nearest.
 
     Raises:
-        ValueError: `ood` or `guide` is not uint8 of shape (T, 1, h, w), or a `FlowFilter` is
-            without guide or estimator.
+        ValueError: `ood` or `guide` is not uint8 of shape (T, 1, h, w), `measured` is not of shape
+            (T,), or a `FlowFilter` is without guide or estimator.
 
     Example:
         >>> masks = torch.full((3, 1, 2, 2), 200, dtype=torch.uint8)
@@ -103,6 +108,8 @@ def smooth_masks(
         raise ValueError(
             f"ood is {ood.dtype} {tuple(ood.shape)}, expected torch.uint8 (T, 1, h, w)"
         )
+    if measured is not None and measured.shape != (len(ood),):
+        raise ValueError(f"measured has shape {measured.shape}, expected ({len(ood)},), as masks")
     if isinstance(filter_, FlowFilter):
         if guide is None or flow is None:
             raise ValueError(
@@ -116,7 +123,8 @@ def smooth_masks(
             )
         check_seconds(seconds, seconds)
         check_intervals(intervals, len(ood))
-        return _smooth_along_flow(ood, guide, seconds, filter_, intervals, flow)
+        mass = np.ones(len(ood)) if measured is None else measured.astype(np.float64)
+        return _smooth_along_flow(ood, guide, mass, seconds, filter_, intervals, flow)
     pixels = ood.detach().cpu().flatten(1).numpy()  # (T, h * w)
     smoothed = np.empty_like(pixels)
     at_once = max(1, _CHUNK_BYTES // (8 * max(1, len(pixels))))
@@ -131,6 +139,7 @@ def smooth_masks(
 def _smooth_along_flow(
     ood: Tensor,
     guide: Tensor,
+    mass: Float64Array,
     seconds: Float64Array,
     filter_: FlowFilter,
     intervals: Sequence[Interval],
@@ -146,7 +155,7 @@ def _smooth_along_flow(
             reach = seconds[[start, stop - 1]] + np.array([-lead, lead])
             first, last = np.searchsorted(seconds, reach).tolist()
             run = slice(max(first, interval.start), min(last + 1, interval.stop))
-            block = _smooth_run(masks[run], pictures[run], seconds[run], filter_, flow)
+            block = _smooth_run(masks[run], pictures[run], mass[run], seconds[run], filter_, flow)
             smoothed[start:stop] = block[start - run.start : stop - run.start]
     return smoothed.to(ood.device)
 
@@ -154,6 +163,7 @@ def _smooth_along_flow(
 def _smooth_run(
     masks: Tensor,
     pictures: Tensor,
+    mass: Float64Array,
     seconds: Float64Array,
     filter_: FlowFilter,
     flow: FlowEstimator,
@@ -166,9 +176,8 @@ def _smooth_run(
             link_pictures(seen[t], seen[t + 1], flow, levels=filter_.levels)
             for t in range(len(seen) - 1)
         ]
-        steady = smooth_fields(
-            steady, np.ones(len(masks)), seconds, links, time_seconds=filter_.time_seconds
-        )
+        counted = steady * torch.as_tensor(mass, dtype=steady.dtype)[:, None, None, None]
+        steady = smooth_fields(counted, mass, seconds, links, time_seconds=filter_.time_seconds)
     radius = round(filter_.radius * masks.shape[-1])
     if radius > 0:
         steady = guided_filter(steady, guides, radius=radius, edge=filter_.edge)

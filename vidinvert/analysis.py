@@ -130,6 +130,8 @@ def _face_arrays(
     }
     if inversion.mask.guide is not None:
         arrays["guide"] = inversion.mask.guide.numpy()  # (T, 1, h, w)
+    if inversion.mask.measured is not None:
+        arrays["measured"] = inversion.mask.measured  # (T,)
     if inversion.mask.steadied is not None:
         arrays["steadied"] = inversion.mask.steadied.ood.numpy()  # (T, 1, h, w)
         arrays["steadied_filter"] = np.array(inversion.mask.steadied.filter_text)
@@ -319,6 +321,7 @@ def _read_face(
             ood=torch.from_numpy(array("ood")),
             indices=indices,
             guide=None if guide is None else torch.from_numpy(guide),
+            measured=arrays.get(f"face{number}_measured"),
             steadied=None
             if steadied is None
             else SteadiedMasks(

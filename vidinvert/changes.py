@@ -48,7 +48,7 @@ DOUBTED_ERROR = 7.0  # beyond it: at which trust falls to 1 / e
 SMALL_CHANGE = 3.0  # grey levels; a remaining change much smaller than this is not shown
 CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer counts
 BLOCK = 64  # frames whose changes are steadied at once along the flow
-APART = 0.09  # seconds; changes carried along flow are drawn at every other frame up to here
+APART = 0.09  # seconds; what is carried along flow is found at every other frame up to here
 LEAD = 4.0  # time constants around a block that count: what is beyond weighs below 2 %
 
 

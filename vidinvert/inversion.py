@@ -16,12 +16,14 @@ from stabilizers import (
     Interval,
     StabilizerPlan,
     intervals_from_indices,
+    measured_positions,
     smooth,
     smooth_latents,
     smooth_masks,
     smooth_similarities,
 )
 from vidinvert import images
+from vidinvert.changes import APART
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import quad_from_crop, quick_flow
 from vidinvert.media import map_ahead
@@ -59,9 +61,13 @@ def invert(
     shots: Sequence[Interval] = (),
     device: torch.device | str = "cpu",
     workers: int = 1,
+    measured: Sequence[NDArray[np.bool_]] | None = None,
     progress: Progress | None = None,
 ) -> list[Inversion]:
     """Invert every track in one pass over the frames.
+
+    What is not measured is filled in from both sides in time: codes and masks in place. Masks that
+    are then smoothed along the flow are carried there instead (`stabilise_masks`).
 
     Args:
         frames: the clip's frames in order, as far as the tracks reach.
@@ -72,6 +78,8 @@ def invert(
         shots: the clip's shots; a method that starts from the frame before does so within one.
         device: where the networks live.
         workers: batches that are inverted at once; the results are the same.
+        measured: one (T,) per track: where the networks look at the crop, at the ends of every
+            unbroken run at least; None = everywhere. See `choose_measured`.
         progress: called with the number of frames done since the last call.
 
     Returns:
@@ -81,6 +89,8 @@ def invert(
         ValueError: the frames ended before a track did.
     """
     side = mask_size(method.crop_size)
+    wanted = [np.ones(len(a.indices), np.bool_) for a in alignments]
+    wanted = wanted if measured is None else list(measured)
     stores = [
         (
             torch.empty(len(a.indices), method.style_count, method.style_width),
@@ -95,8 +105,8 @@ def invert(
     @torch.inference_mode()
     def measure(batch: FrameBatch) -> list[_Measured | None]:
         return [
-            _measure_crops(batch, alignment, method, side, device, codes=codes, shots=shots)
-            for alignment, (codes, _, _, _) in zip(alignments, stores, strict=True)
+            _measure_crops(batch, alignment, method, side, device, looked, codes=codes, shots=shots)
+            for alignment, looked, (codes, _, _, _) in zip(alignments, wanted, stores, strict=True)
         ]
 
     # Refining begins at the codes of the frame before: one batch after the other.
@@ -106,26 +116,77 @@ def invert(
     for batch, found in measured:
         for one, (codes, masks, guides, done) in zip(found, stores, strict=True):
             if one is not None:
-                codes[one.positions] = one.codes
-                masks[one.positions] = one.masks
+                if len(one.looked):
+                    codes[one.looked], masks[one.looked] = one.codes, one.masks
                 guides[one.positions] = one.guides
                 done[one.positions] = True
         if progress is not None:
             progress(len(batch.indices))
     results = []
-    for alignment, (codes, masks, guides, done) in zip(alignments, stores, strict=True):
+    for alignment, looked, (codes, masks, guides, done) in zip(
+        alignments, wanted, stores, strict=True
+    ):
         if not done.all():
             missing = int(alignment.indices[~done][0])
             raise ValueError(f"frame {missing} of a track was not among the frames given")
+        _fill_between(codes, looked)
+        _fill_between(masks, looked)
         results.append(
             Inversion(
                 latents=Latents(w_plus=codes, indices=alignment.indices),
-                mask=InvertibilityMask(ood=masks, indices=alignment.indices, guide=guides),
+                mask=InvertibilityMask(
+                    ood=masks, indices=alignment.indices, guide=guides, measured=looked
+                ),
                 pack_sha256=pack_sha256,
                 method=method_name,
             )
         )
     return results
+
+
+def choose_measured(
+    alignment: Alignment,
+    method: Method,
+    seconds: NDArray[np.float64],
+    plan: StabilizerPlan,
+    *,
+    shots: Sequence[Interval],
+) -> NDArray[np.bool_]:
+    """Choose the positions (T,) of a track at which its crops are inverted.
+
+    Where codes, masks and changes are all averaged over time anyway, every other frame says what
+    there is to say, up to `APART`: the frames whose change is drawn (`changes.drawn_positions`).
+
+    Args:
+        alignment: the track's crops.
+        method: what inverts; one that goes on from the frame before sees every frame.
+        seconds: (T,) times of all frames of the clip, by frame index.
+        plan: the filters.
+        shots: the clip's shots.
+    """
+    follow = (plan.mask, plan.change)
+    carried = all(isinstance(one, FlowFilter) and one.time_seconds > 0 for one in follow)
+    if not carried or plan.latents is None or isinstance(method, Refiner):
+        return np.ones(len(alignment.indices), np.bool_)
+    return measured_positions(
+        seconds[alignment.indices],
+        intervals_from_indices(alignment.indices, cuts=shots),
+        apart_seconds=APART,
+    )
+
+
+def _fill_between(values: Tensor, measured: NDArray[np.bool_]) -> None:
+    """Fill in (T, ...) where single positions were not measured: the mean of both neighbours.
+
+    Raises:
+        ValueError: a position to be filled has no measured one on both sides.
+    """
+    gaps = np.flatnonzero(~measured)
+    framed = np.pad(measured, 1)
+    if not (framed[gaps] & framed[gaps + 2]).all():
+        raise ValueError("a position that is not measured lies beside another, or at an end")
+    mean = (values[gaps - 1].float() + values[gaps + 1].float()) / 2.0
+    values[gaps] = mean if values.is_floating_point() else mean.round().to(values.dtype)
 
 
 def _refine(
@@ -154,11 +215,12 @@ def _refine(
 
 
 class _Measured(NamedTuple):
-    """What one batch says of a track, at K `positions`, on the CPU."""
+    """What one batch says of a track, on the CPU: of K `positions`, M of which were `looked` at."""
 
     positions: Int64Array
-    codes: torch.Tensor  # (K, L, D) float32
-    masks: torch.Tensor  # (K, 1, h, w) uint8
+    looked: Int64Array
+    codes: torch.Tensor  # (M, L, D) float32
+    masks: torch.Tensor  # (M, 1, h, w) uint8
     guides: torch.Tensor  # (K, 1, h, w) uint8
 
 
@@ -168,6 +230,7 @@ def _measure_crops(
     method: Method,
     side: int,
     device: torch.device | str,
+    wanted: NDArray[np.bool_],
     *,
     codes: Tensor,
     shots: Sequence[Interval],
@@ -175,6 +238,11 @@ def _measure_crops(
     positions, crops = crop_batch(batch, alignment)
     if len(positions) == 0:
         return None
+    guides = images.grey_to_uint8(images.resize(crops, (side, side)))
+    looked = positions[wanted[positions]]
+    if len(looked) == 0:
+        return _Measured(positions, looked, torch.empty(0), torch.empty(0), guides)
+    crops = crops[torch.as_tensor(wanted[positions])]
     refines = isinstance(method, Refiner)  # then each starts from the frame before
     place = np.arange(len(crops)) if refines else _count_changes(crops)
     distinct = crops[np.unique(place, return_index=True)[1]]
@@ -184,12 +252,12 @@ def _measure_crops(
         starts = {run.start for run in runs}
         embedding = _refine(method, crops.to(device), embedding, positions, starts, codes)
     small = images.resize(method.find_mask(embedding), (side, side))
-    guides = images.grey_to_uint8(images.resize(distinct, (side, side)))
     return _Measured(
         positions=positions,
+        looked=looked,
         codes=embedding.w_plus.float().cpu()[place],
         masks=images.mask_to_uint8(small).cpu()[place],
-        guides=guides[place],
+        guides=guides,
     )
 
 
@@ -230,7 +298,7 @@ def mask_edit(
         before, after = inversion.latents.at(batch).to(device), edited.at(batch).to(device)
         found = method.find_edit_mask(before, after)
         masks[batch] = images.mask_to_uint8(images.resize(found, size)).cpu()
-    return replace(inversion.mask, ood=masks, steadied=None, of_edit=True)
+    return replace(inversion.mask, ood=masks, measured=None, steadied=None, of_edit=True)
 
 
 def stabilise_alignment(
@@ -297,6 +365,7 @@ def stabilise_masks(
         intervals=intervals_from_indices(mask.indices, cuts=shots),
         guide=mask.guide,
         flow=quick_flow,
+        measured=mask.measured,
     )
 
 
@@ -324,7 +393,7 @@ def stabilise_inversion(
     return replace(
         inversion,
         latents=stabilise_latents(inversion.latents, seconds, plan, shots=shots),
-        mask=replace(inversion.mask, ood=masks, steadied=None),
+        mask=replace(inversion.mask, ood=masks, measured=None, steadied=None),
     )
 
 

@@ -25,6 +25,7 @@ from vidinvert.editing import apply_edit, apply_motion, fade_at_gaps, parse_edit
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
 from vidinvert.inversion import (
+    choose_measured,
     invert,
     keep_steadied,
     mask_edit,
@@ -532,6 +533,9 @@ def analyse(
         )
         for track in tracks
     ]
+    measured = [choose_measured(a, pack.method, seconds, steady, shots=shots) for a in alignments]
+    if choose_composite(plans.render, pack.method) != "warped":  # others draw every frame's codes
+        measured = [np.ones_like(one) for one in measured]
     first = min((int(a.indices[0]) for a in alignments), default=frames.start)
     last = max((int(a.indices[-1]) + 1 for a in alignments), default=first)
     done = 0
@@ -551,6 +555,7 @@ def analyse(
         shots=shots,
         device=pack.device,
         workers=pack.workers,
+        measured=measured,
         progress=tell,
     )
     return Analysis(

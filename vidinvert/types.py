@@ -425,14 +425,16 @@ class InvertibilityMask:
     """What the generator cannot explain: `ood` (T, 1, h, w), 1 = keep the source pixel.
 
     Stored as uint8, 255 = 1.0: 66 kB a frame at 256 px. `guide`: the crops' grey pictures, uint8 of
-    the same shape, along whose motion the mask can be smoothed; None = not known. `steadied`: these
-    masks smoothed already, as a kept analysis has them. `of_edit`: they say where an edit of
+    the same shape, along whose motion the mask can be smoothed; None = not known. `measured` (T,)
+    bool: False where the mask lies between two that were measured; None = all were. `steadied`:
+    these masks smoothed already, as a kept analysis has them. `of_edit`: they say where an edit of
     steadied codes acts, and so move with the crop and not with what it shows.
     """
 
     ood: Tensor
     indices: Int64Array
     guide: Tensor | None = None
+    measured: NDArray[np.bool_] | None = None
     steadied: SteadiedMasks | None = None
     of_edit: bool = False
 
@@ -445,6 +447,10 @@ class InvertibilityMask:
             check_shape("guide", self.guide, tuple(self.ood.shape))
             if self.guide.dtype != torch.uint8:
                 raise ValueError(f"guide has dtype {self.guide.dtype}, expected torch.uint8")
+        if self.measured is not None:
+            check_shape("measured", self.measured, (len(self.indices),))
+            if self.measured.dtype != np.bool_:
+                raise ValueError(f"measured has dtype {self.measured.dtype}, expected bool")
         if self.steadied is not None:
             check_shape("steadied", self.steadied.ood, tuple(self.ood.shape))
             dtype = self.steadied.ood.dtype
