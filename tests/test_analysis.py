@@ -33,7 +33,10 @@ def kept(tmp_path, pack):
     masks = analysis.inversions[1].mask
     steadied = SteadiedMasks(ood=masks.ood // 2, filter_text="of another kind")
     inversions = (
-        analysis.inversions[0],
+        replace(
+            analysis.inversions[0],
+            mask=replace(analysis.inversions[0].mask, measured=np.array([True, False, True])),
+        ),
         replace(analysis.inversions[1], mask=replace(masks, steadied=steadied)),
     )
     analysis = replace(
@@ -78,6 +81,7 @@ def test_what_was_measured_comes_back_exactly(kept, pack):
         np.testing.assert_array_equal(before.latents.w_plus, after.latents.w_plus)
         np.testing.assert_array_equal(before.mask.guide, after.mask.guide)
         np.testing.assert_array_equal(before.mask.ood, after.mask.ood)
+        np.testing.assert_array_equal(before.mask.measured, after.mask.measured)
         assert after.method == "samm"
     assert again.unedited[0] is None
     assert again.unedited[1] == analysis.unedited[1]

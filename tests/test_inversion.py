@@ -1,11 +1,18 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 
 from stabilizers import FlowFilter, Interval, StabilizerPlan
 from tests.test_rendering import Brightener, alignment, edited_face, frames
-from vidinvert.inversion import invert, keep_steadied, stabilise_inversion, stabilise_landmarks
+from vidinvert.inversion import (
+    choose_measured,
+    invert,
+    keep_steadied,
+    stabilise_inversion,
+    stabilise_landmarks,
+)
 from vidinvert.types import FrameBatch, SteadiedMasks
 
 
@@ -108,3 +115,80 @@ def test_landmarks_are_steadied_within_a_run_and_only_where_changes_are():
     np.testing.assert_array_equal(again[:10], steady[:10])
     off = StabilizerPlan(change=None)
     assert stabilise_landmarks(points, seconds, off, intervals=runs) is points
+
+
+def test_crops_that_are_not_wanted_are_filled_in_from_both_sides():
+    batch, placed, method = frames(7), alignment(range(7)), Counter()
+    wanted = np.array([1, 0, 1, 0, 1, 1, 1], bool)
+    options = {"pack_sha256": "0", "method_name": "test"}
+    (sparse,) = invert([batch], [placed], method, measured=[wanted], **options)
+    (dense,) = invert([batch], [placed], Brightener(), **options)
+    assert method.seen == wanted.sum()
+    np.testing.assert_array_equal(sparse.mask.measured, wanted)
+    assert torch.equal(sparse.mask.guide, dense.mask.guide)  # every crop was looked at by eye
+    for one, all_ in (
+        (sparse.latents.w_plus, dense.latents.w_plus),
+        (sparse.mask.ood.float(), dense.mask.ood.float()),
+    ):
+        torch.testing.assert_close(one[wanted], all_[wanted])
+        for gap in (1, 3):
+            between = (one[gap - 1] + one[gap + 1]) / 2
+            assert (one[gap] - between).abs().max() <= (0.5 if one.max() > 2 else 1e-6)
+
+
+def test_a_gap_without_measured_neighbours_is_refused():
+    batch, placed = frames(4), alignment(range(4))
+    for wanted in ([0, 1, 1, 1], [1, 0, 0, 1], [1, 1, 1, 0]):
+        with pytest.raises(ValueError, match="not measured lies beside another, or at an end"):
+            invert(
+                [batch],
+                [placed],
+                Brightener(),
+                pack_sha256="0",
+                method_name="test",
+                measured=[np.array(wanted, bool)],
+            )
+
+
+def test_batches_of_crops_do_not_depend_on_batches_of_frames():
+    batch, placed = frames(7), alignment(range(7))
+    alone = [
+        FrameBatch(frames=batch.frames[k : k + 1], indices=batch.indices[k : k + 1])
+        for k in range(7)
+    ]
+    sizes = []
+
+    class Sizes(Brightener):
+        def embed(self, crops):
+            sizes.append(len(crops))
+            return super().embed(crops)
+
+    told = []
+    options = {"pack_sha256": "0", "method_name": "test", "batch_size": 3}
+    (whole,) = invert([batch], [placed], Sizes(), **options)
+    (pieces,) = invert(alone, [placed], Sizes(), progress=told.append, **options)
+    assert sizes == [3, 3, 1, 3, 3, 1]
+    assert told == [1] * 7
+    assert torch.equal(whole.latents.w_plus, pieces.latents.w_plus)
+    assert torch.equal(whole.mask.ood, pieces.mask.ood)
+
+
+def test_every_other_crop_is_inverted_where_all_is_averaged_over_time():
+    placed, seconds, method = alignment(range(9)), np.arange(9) / 25, Brightener()
+    plan = StabilizerPlan()
+    chosen = choose_measured(placed, method, seconds, plan, shots=())
+    assert chosen.astype(int).tolist() == [1, 0, 1, 0, 1, 0, 1, 0, 1]
+    cut = (Interval(0, 4), Interval(4, 9))
+    assert choose_measured(placed, method, seconds, plan, shots=cut).astype(int).tolist() == [
+        *(1, 0, 1, 1),
+        *(1, 0, 1, 0, 1),
+    ]
+    slow = np.arange(9) / 10
+    assert choose_measured(placed, method, slow, plan, shots=()).all()
+    for other in (
+        replace(plan, mask=None),
+        replace(plan, mask=FlowFilter(time_seconds=0.0)),
+        replace(plan, latents=None),
+        replace(plan, change=None),
+    ):
+        assert choose_measured(placed, method, seconds, other, shots=()).all()

@@ -1,7 +1,7 @@
 """Crops to codes and masks: what a clip's faces are made of, before anything is edited."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -59,6 +59,7 @@ def invert(
     pack_sha256: str,
     method_name: str,
     shots: Sequence[Interval] = (),
+    batch_size: int = 8,
     device: torch.device | str = "cpu",
     workers: int = 1,
     measured: Sequence[NDArray[np.bool_]] | None = None,
@@ -76,6 +77,7 @@ def invert(
         pack_sha256: of the face pack, recorded in the result.
         method_name: recorded in the result.
         shots: the clip's shots; a method that starts from the frame before does so within one.
+        batch_size: crops per network pass.
         device: where the networks live.
         workers: batches that are inverted at once; the results are the same.
         measured: one (T,) per track: where the networks look at the crop, at the ends of every
@@ -88,60 +90,118 @@ def invert(
     Raises:
         ValueError: the frames ended before a track did.
     """
-    side = mask_size(method.crop_size)
-    wanted = [np.ones(len(a.indices), np.bool_) for a in alignments]
-    wanted = wanted if measured is None else list(measured)
-    stores = [
-        (
-            torch.empty(len(a.indices), method.style_count, method.style_width),
-            torch.empty(len(a.indices), 1, side, side, dtype=torch.uint8),
-            torch.empty(len(a.indices), 1, side, side, dtype=torch.uint8),
-            np.zeros(len(a.indices), bool),
-        )
-        for a in alignments
+    everywhere = [np.ones(len(a.indices), np.bool_) for a in alignments]
+    tracks = [
+        _Track.empty(alignment, wanted, method)
+        for alignment, wanted in zip(alignments, measured or everywhere, strict=True)
     ]
     refines = isinstance(method, Refiner)
 
     @torch.inference_mode()
-    def measure(batch: FrameBatch) -> list[_Measured | None]:
-        return [
-            _measure_crops(batch, alignment, method, side, device, looked, codes=codes, shots=shots)
-            for alignment, looked, (codes, _, _, _) in zip(alignments, wanted, stores, strict=True)
-        ]
+    def embed(cut: _Cut) -> tuple[_Cut, Tensor, Tensor]:
+        return cut, *_invert_crops(cut, method, device, shots=shots)
 
     # Refining begins at the codes of the frame before: one batch after the other.
-    measured = map_ahead(
-        lambda batch: (batch, measure(batch)), frames, workers=1 if refines else workers
-    )
-    for batch, found in measured:
-        for one, (codes, masks, guides, done) in zip(found, stores, strict=True):
-            if one is not None:
-                if len(one.looked):
-                    codes[one.looked], masks[one.looked] = one.codes, one.masks
-                guides[one.positions] = one.guides
-                done[one.positions] = True
+    cuts = _cut_crops(frames, tracks, batch_size, progress)
+    inverted = map_ahead(embed, cuts, workers=1 if refines else workers)
+    for cut, codes, masks in inverted:
+        cut.track.codes[cut.positions], cut.track.masks[cut.positions] = codes, masks
+    return [
+        Inversion(
+            latents=Latents(w_plus=track.codes, indices=track.alignment.indices),
+            mask=InvertibilityMask(
+                ood=track.masks,
+                indices=track.alignment.indices,
+                guide=track.guides,
+                measured=track.wanted,
+            ),
+            pack_sha256=pack_sha256,
+            method=method_name,
+        )
+        for track in map(_Track.filled, tracks)
+    ]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Track:
+    """What becomes of a track while its frames are read; T positions, on the CPU."""
+
+    alignment: Alignment
+    wanted: NDArray[np.bool_]  # (T,) where the networks look
+    codes: Tensor  # (T, L, D) float32
+    masks: Tensor  # (T, 1, h, w) uint8
+    guides: Tensor  # (T, 1, h, w) uint8
+    seen: NDArray[np.bool_]  # (T,) whose frames were read
+
+    @classmethod
+    def empty(cls, alignment: Alignment, wanted: NDArray[np.bool_], method: Method) -> "_Track":
+        count, side = len(alignment.indices), mask_size(method.crop_size)
+        return cls(
+            alignment=alignment,
+            wanted=wanted,
+            codes=torch.empty(count, method.style_count, method.style_width),
+            masks=torch.empty(count, 1, side, side, dtype=torch.uint8),
+            guides=torch.empty(count, 1, side, side, dtype=torch.uint8),
+            seen=np.zeros(count, np.bool_),
+        )
+
+    def filled(self) -> "_Track":
+        """Fill in what was not wanted; see `invert` for what is raised."""
+        if not self.seen.all():
+            missing = int(self.alignment.indices[~self.seen][0])
+            raise ValueError(f"frame {missing} of a track was not among the frames given")
+        _fill_between(self.codes, self.wanted)
+        _fill_between(self.masks, self.wanted)
+        return self
+
+
+class _Cut(NamedTuple):
+    """Crops (N, 3, R, R) of a track to invert at once."""
+
+    track: _Track
+    positions: Int64Array
+    crops: Tensor
+
+
+def _cut_crops(
+    frames: Iterable[FrameBatch],
+    tracks: Sequence[_Track],
+    batch_size: int,
+    progress: Progress | None,
+) -> Iterator[_Cut]:
+    """Cut the crops that are wanted, a network's batch at a time; frames are let go at once."""
+    nothing = [torch.empty(0, 3, *2 * [track.alignment.crop_size]) for track in tracks]
+    waiting = {
+        number: _Cut(track, np.zeros(0, np.int64), crops)
+        for number, (track, crops) in enumerate(zip(tracks, nothing, strict=True))
+    }
+
+    def take(number: int) -> _Cut:
+        track, positions, crops = waiting[number]
+        waiting[number] = _Cut(track, positions[batch_size:], crops[batch_size:])
+        return _Cut(track, positions[:batch_size], crops[:batch_size])
+
+    for batch in frames:
+        for number, track in enumerate(tracks):
+            positions, crops = crop_batch(batch, track.alignment)
+            if len(positions) == 0:
+                continue
+            side = track.guides.shape[-1]
+            track.guides[positions] = images.grey_to_uint8(images.resize(crops, (side, side)))
+            track.seen[positions] = True
+            wanted, before = track.wanted[positions], waiting[number]
+            waiting[number] = _Cut(
+                track,
+                np.concatenate([before.positions, positions[wanted]]),
+                torch.cat([before.crops, crops[torch.as_tensor(wanted)]]),
+            )
+            while len(waiting[number].positions) >= batch_size:
+                yield take(number)
         if progress is not None:
             progress(len(batch.indices))
-    results = []
-    for alignment, looked, (codes, masks, guides, done) in zip(
-        alignments, wanted, stores, strict=True
-    ):
-        if not done.all():
-            missing = int(alignment.indices[~done][0])
-            raise ValueError(f"frame {missing} of a track was not among the frames given")
-        _fill_between(codes, looked)
-        _fill_between(masks, looked)
-        results.append(
-            Inversion(
-                latents=Latents(w_plus=codes, indices=alignment.indices),
-                mask=InvertibilityMask(
-                    ood=masks, indices=alignment.indices, guide=guides, measured=looked
-                ),
-                pack_sha256=pack_sha256,
-                method=method_name,
-            )
-        )
-    return results
+    for number, rest in waiting.items():
+        if len(rest.positions):
+            yield take(number)
 
 
 def choose_measured(
@@ -214,51 +274,22 @@ def _refine(
     return replace(embedding, w_plus=torch.cat(refined))
 
 
-class _Measured(NamedTuple):
-    """What one batch says of a track, on the CPU: of K `positions`, M of which were `looked` at."""
-
-    positions: Int64Array
-    looked: Int64Array
-    codes: torch.Tensor  # (M, L, D) float32
-    masks: torch.Tensor  # (M, 1, h, w) uint8
-    guides: torch.Tensor  # (K, 1, h, w) uint8
-
-
-def _measure_crops(
-    batch: FrameBatch,
-    alignment: Alignment,
-    method: Method,
-    side: int,
-    device: torch.device | str,
-    wanted: NDArray[np.bool_],
-    *,
-    codes: Tensor,
-    shots: Sequence[Interval],
-) -> _Measured | None:
-    positions, crops = crop_batch(batch, alignment)
-    if len(positions) == 0:
-        return None
-    guides = images.grey_to_uint8(images.resize(crops, (side, side)))
-    looked = positions[wanted[positions]]
-    if len(looked) == 0:
-        return _Measured(positions, looked, torch.empty(0), torch.empty(0), guides)
-    crops = crops[torch.as_tensor(wanted[positions])]
+def _invert_crops(
+    cut: _Cut, method: Method, device: torch.device | str, *, shots: Sequence[Interval]
+) -> tuple[Tensor, Tensor]:
+    """Return codes (N, L, D) float32 and masks (N, 1, h, w) uint8 of crops, on the CPU."""
+    track, crops, side = cut.track, cut.crops, cut.track.masks.shape[-1]
     refines = isinstance(method, Refiner)  # then each starts from the frame before
     place = np.arange(len(crops)) if refines else _count_changes(crops)
     distinct = crops[np.unique(place, return_index=True)[1]]
     embedding = method.embed(images.to_device(distinct, device))
     if refines:
-        runs = intervals_from_indices(alignment.indices, cuts=shots)
+        runs = intervals_from_indices(track.alignment.indices, cuts=shots)
         starts = {run.start for run in runs}
-        embedding = _refine(method, crops.to(device), embedding, positions, starts, codes)
+        embedding = _refine(method, crops.to(device), embedding, cut.positions, starts, track.codes)
     small = images.resize(method.find_mask(embedding), (side, side))
-    return _Measured(
-        positions=positions,
-        looked=looked,
-        codes=embedding.w_plus.float().cpu()[place],
-        masks=images.mask_to_uint8(small).cpu()[place],
-        guides=guides,
-    )
+    codes = embedding.w_plus.float().cpu()[place]
+    return codes, images.mask_to_uint8(small).cpu()[place]
 
 
 def _count_changes(crops: Tensor) -> Int64Array:

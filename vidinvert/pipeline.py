@@ -553,6 +553,7 @@ def analyse(
         pack_sha256=pack.pack.sha256,
         method_name=pack.method_name,
         shots=shots,
+        batch_size=plans.render.batch_size,
         device=pack.device,
         workers=pack.workers,
         measured=measured,

@@ -148,6 +148,20 @@ def test_blocks_along_the_flow_give_what_the_whole_gives(monkeypatch):
     assert (whole.int() - parts.int()).abs().max() <= 1
 
 
+def test_a_mask_that_was_not_measured_is_carried_there_along_the_flow():
+    true, pictures = travelling_square(9)
+    measured = np.arange(9) % 2 == 0
+    spoilt = true.clone()
+    spoilt[~torch.as_tensor(measured)] = 99  # not looked at
+    options = {"intervals": [Interval(0, 9)], "guide": pictures, "flow": known_flow()}
+    steady = smooth_masks(spoilt, np.arange(9) / 25, ALONG, measured=measured, **options)
+    for t in range(1, 8):
+        assert steady[t][true[t] == 255].min() > 250
+        assert steady[t][true[t] == 0].max() == 0
+    with pytest.raises(ValueError, match=r"measured has shape \(3,\), expected \(9,\)"):
+        smooth_masks(true, np.arange(9) / 25, ALONG, measured=measured[:3], **options)
+
+
 def test_a_mask_snaps_to_the_edges_of_the_picture():
     true = torch.zeros(1, 1, 40, 40, dtype=torch.uint8)
     true[..., 18:] = 255
