@@ -140,10 +140,10 @@ def test_the_published_generators_have_the_layers_of_their_names():
 
 
 @pytest.mark.parametrize("factor", [2, 4])
-@pytest.mark.parametrize("padding", [(9, 8), (-6, -9), (30, 29)])
+@pytest.mark.parametrize("padding", [(9, 8), (-4, -5), (30, 29)])
 def test_upsampling_equals_putting_zeros_between(factor, padding):
     source = torch.Generator().manual_seed(0)
-    x, taps = torch.randn(2, 3, 11, 13, generator=source), torch.randn(12, generator=source)
+    x, taps = torch.randn(2, 3, 15, 17, generator=source), torch.randn(12, generator=source)
     seen = upsample(x, taps, factor=factor, padding=padding)
     wanted = upsample_reference(x, taps, factor=factor, padding=padding)
     torch.testing.assert_close(seen, wanted, rtol=1e-4, atol=1e-4)
