@@ -153,7 +153,15 @@ class Layer:
         return sys.modules["torch_utils.persistence"]._reconstruct_persistent_obj, (self.meta,)
 
 
-def network(flat: Mapping[str, Tensor], *, name: str = "Generator") -> Layer:
+BUFFERS = (
+    *("resample_filter", "noise_const", "w_avg"),
+    *("freqs", "phases", "transform", "magnitude_ema", "up_filter", "down_filter"),
+)
+
+
+def network(
+    flat: Mapping[str, Tensor], *, name: str = "Generator", made_with: Mapping | None = None
+) -> Layer:
     """Build nested layers from dotted names; constants are buffers, the rest parameters."""
     root = Layer(name)
     root.meta["state"] |= {"z_dim": STYLE_WIDTH, "c_dim": 0, "img_resolution": SIZE}
@@ -163,10 +171,12 @@ def network(flat: Mapping[str, Tensor], *, name: str = "Generator") -> Layer:
         for step in path:
             layer = layer.meta["state"]["_modules"].setdefault(step, Layer(step))
         state = layer.meta["state"]
-        if last in ("resample_filter", "noise_const", "w_avg"):
+        if last in BUFFERS:
             state["_buffers"][last] = tensor.clone()
         else:
             state["_parameters"][last] = torch.nn.Parameter(tensor.clone(), requires_grad=False)
+    if made_with is not None:
+        root.meta["state"]["_init_kwargs"] = dict(made_with)
     return root
 
 
@@ -195,13 +205,19 @@ def install_fake_nvidia(monkeypatch) -> None:
         setattr(sys.modules[dotted], member, value)
 
 
-def nvidia(path: Path, flat: Mapping[str, Tensor], *, protocol: int = 3) -> Path:
+def nvidia(
+    path: Path,
+    flat: Mapping[str, Tensor],
+    *,
+    protocol: int = 3,
+    made_with: Mapping | None = None,
+) -> Path:
     """Like `ffhq.pkl`; `install_fake_nvidia` must have been called."""
     easy = sys.modules["dnnlib.util"].EasyDict
     content = {
         "G": network({}),
         "D": network({}, name="Discriminator"),
-        "G_ema": network(flat),
+        "G_ema": network(flat, made_with=made_with),
         "training_set_kwargs": easy(path="data.zip", resolution=SIZE),
         "augment_pipe": None,
     }

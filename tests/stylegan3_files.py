@@ -54,7 +54,8 @@ def codes(network: Generator3, count: int, *, seed: int = 1) -> Tensor:
 
 def sg3_state(network: Generator3) -> dict[str, Tensor]:
     """Return the state of a generator under NVIDIA's names."""
-    state = network.state_dict() | {"w_mean": torch.zeros(network.style_width)}
+    w_mean = codes(network, 64).mean(dim=(0, 1))
+    state = network.state_dict() | {"w_mean": w_mean}
     sizes = [layer.size for layer in network.layers] + [network.size]
     widths = [len(layer.bias) for layer in network.layers] + [3]
     signals = enumerate(zip(sizes, widths, strict=True))
@@ -62,6 +63,18 @@ def sg3_state(network: Generator3) -> dict[str, Tensor]:
     layers = sum(name.startswith("mapping.") for name in state) // 2
     keymap = stylegan3(layer_names=names, mapping_layers=layers)
     return {theirs: state[ours] for theirs, ours in keymap.renames.items()}
+
+
+def made_with(plan: FilterPlan) -> dict:
+    """Return what NVIDIA's code is told to make such a generator, as its pickles record."""
+    settings = {"z_dim": STYLE_WIDTH, "c_dim": 0, "w_dim": STYLE_WIDTH, "img_channels": 3}
+    settings |= {"img_resolution": plan.size, "mapping_kwargs": {"num_layers": 2}}
+    settings |= {"channel_base": 256, "channel_max": WIDEST, "magnitude_ema_beta": 0.999}
+    if plan.radial:
+        settings |= {"conv_kernel": plan.kernel, "use_radial_filters": True}
+    if plan.layers != 14:
+        settings["num_layers"] = plan.layers
+    return settings
 
 
 def as_arrays(state: Mapping[str, Tensor]) -> dict:

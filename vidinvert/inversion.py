@@ -27,7 +27,7 @@ from vidinvert.changes import APART
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import quad_from_crop, quick_flow
 from vidinvert.media import map_ahead
-from vidinvert.methods import EditPainter, Method, Refiner
+from vidinvert.methods import EditPainter, Follower, Method, Refiner
 from vidinvert.types import (
     Alignment,
     Embedding,
@@ -226,7 +226,8 @@ def choose_measured(
     """
     follow = (plan.mask, plan.change)
     carried = all(isinstance(one, FlowFilter) and one.time_seconds > 0 for one in follow)
-    if not carried or plan.latents is None or isinstance(method, Refiner):
+    walks = isinstance(method, Refiner) and not isinstance(method, Follower)
+    if not carried or plan.latents is None or walks:
         return np.ones(len(alignment.indices), np.bool_)
     return measured_positions(
         seconds[alignment.indices],
@@ -259,19 +260,53 @@ def _refine(
 ) -> Embedding:
     """Refine a batch frame by frame, each from the frame before unless a run starts with it.
 
-    `positions` (N,) in the track, whose codes (T, L, D) so far are in `codes`.
+    Those that start from their run's first frame are refined together. `positions` (N,) in the
+    track, whose codes (T, L, D) so far are in `codes`.
     """
+    if isinstance(method, Follower):
+        return _follow(method, crops, embedding, positions, starts, codes)
     refined: list[Tensor] = []
     for k, position in enumerate(positions.tolist()):
         previous: Tensor | None = None
         if position not in starts:
             previous = refined[-1] if refined else codes[position - 1 : position].to(crops.device)
-        one = Embedding(
-            w_plus=embedding.w_plus[k : k + 1],
-            features=tuple(maps[k : k + 1] for maps in embedding.features),
-        )
-        refined.append(method.refine(crops[k : k + 1], one, previous).w_plus)
+        one = slice(k, k + 1)
+        refined.append(method.refine(crops[one], _part(embedding, one), previous).w_plus)
     return replace(embedding, w_plus=torch.cat(refined))
+
+
+def _follow(
+    method: Follower,
+    crops: Tensor,
+    embedding: Embedding,
+    positions: NDArray[np.int64],
+    starts: set[int],
+    codes: Tensor,
+) -> Embedding:
+    """Refine the first frame of each run in a batch, and all others of the run from its codes."""
+    refined: list[Tensor] = []
+    starting = [k for k, position in enumerate(positions.tolist()) if position in starts]
+    borders = sorted({0, *starting, len(positions)})
+    for begin, end in pairwise(borders):
+        if begin in starting:
+            one = slice(begin, begin + 1)
+            first = method.refine(crops[one], _part(embedding, one), None).w_plus
+            refined.append(first)
+            begin += 1
+        else:
+            start = max(start for start in starts if start <= positions[begin])
+            first = codes[start : start + 1].to(crops.device)
+        if begin < end:
+            rest = slice(begin, end)
+            refined.append(method.follow(crops[rest], _part(embedding, rest), first).w_plus)
+    return replace(embedding, w_plus=torch.cat(refined))
+
+
+def _part(embedding: Embedding, frames: slice) -> Embedding:
+    return Embedding(
+        w_plus=embedding.w_plus[frames],
+        features=tuple(maps[frames] for maps in embedding.features),
+    )
 
 
 def _invert_crops(

@@ -186,8 +186,13 @@ def test_the_input_fades_frequencies_that_a_transform_brings_beyond_its_samples(
     [
         ({"size": 100}, "size is 100, expected a power of two"),
         ({"layers": 2}, "critical is 2 of 2 layers"),
-        ({"first_cutoff": 0.0}, "first_cutoff is 0.0, expected more than 0"),
-        ({"kernel": 2}, "kernel and oversampling are 10, 2 and 2, expected"),
+        ({"size": 2**20}, "size is 1048576, expected a power of two from 8 to 4096"),
+        ({"first_cutoff": 0.0}, "first_cutoff and first_stopband are 0.0 and 4.28"),
+        ({"first_stopband": 1.5}, "are 2.0 and 1.5, expected 1 or more, and more than that"),
+        ({"last_stopband_ratio": 1.0}, "last_stopband_ratio is 1.0, expected a number from 1.01"),
+        ({"margin": -1}, "margin is -1, expected a number from 0 to 64"),
+        ({"taps": 10**9}, "taps is 1000000000, expected a number from 2 to 16"),
+        ({"kernel": 2}, "kernel and oversampling are 2 and 2, expected"),
     ],
 )
 def test_plans_that_cannot_be_are_refused(change, message):

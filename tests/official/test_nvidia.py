@@ -89,16 +89,6 @@ def test_an_imported_generator_gives_the_picture_of_its_reference(tmp_path, mapp
 
 
 @pytest.mark.promise(14)
-def test_stylegan3_is_named_and_refused(tmp_path):
-    path = nvidia(tmp_path / "t.pkl", {"synthesis.input.weight": torch.ones(2, 2)})
-    with pytest.raises(
-        CheckpointError, match=r"StyleGAN3 generator is not read.*no alias-free.*import stylegan2"
-    ):
-        import_files([path], tmp_path / "faces", PLAN)
-    assert not (tmp_path / "faces").exists()
-
-
-@pytest.mark.promise(14)
 @pytest.mark.parametrize(
     ("change", "message"),
     [

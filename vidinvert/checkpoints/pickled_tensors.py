@@ -58,7 +58,11 @@ _NETWORK_NAMES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PickledNetwork:
-    """A network of an NVIDIA pickle: the name of its class, its tensors, and its plain settings."""
+    """A network of an NVIDIA pickle: the name of its class, its tensors, and its plain settings.
+
+    Settings are the numbers and texts that its layers keep, as `synthesis.num_layers`, and under
+    `_init_kwargs` what they were made with, as `synthesis._init_kwargs.conv_kernel`.
+    """
 
     class_name: str
     tensors: Mapping[str, Tensor]
@@ -92,7 +96,7 @@ def read_nvidia_pickle(path: Path, *, network: str = "G_ema") -> PickledNetwork:
             "Give a pickle that stylegan2-ada-pytorch or stylegan3 wrote."
         )
     source = f"{path}: {network}"
-    class_name, state = _read_module(table[network], source)
+    class_name, _ = _read_module(table[network], source)
     tensors: dict[str, Tensor] = {}
     values = 0
     try:
@@ -104,11 +108,11 @@ def read_nvidia_pickle(path: Path, *, network: str = "G_ema") -> PickledNetwork:
                     f"{source} holds {len(tensors)} tensors of {values} values, more than any "
                     "network published. Do not use this file."
                 )
+        settings = dict(_read_settings(table[network], "", source))
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
             f"{source} is not stored as NVIDIA's networks are ({type(error).__name__}: {error})."
         ) from error
-    settings = {key: value for key, value in state.items() if isinstance(value, int | float | str)}
     return PickledNetwork(class_name=class_name, tensors=tensors, settings=settings)
 
 
@@ -201,6 +205,28 @@ def _walk(value: Any, prefix: str, source: str, depth: int) -> Iterator[tuple[st
     for name, module in (_as_table(state.get("_modules")) or {}).items():
         if module is not None:
             yield from _walk(module, f"{prefix}{name}.", f"{source}.{name}", depth + 1)
+
+
+def _read_settings(value: Any, prefix: str, source: str) -> Iterator[tuple[str, Any]]:
+    """Yield the plain values of a module and of those in it, whose tensors were read already."""
+    _, state = _read_module(value, source)
+    yield from _plain_values(state, prefix, source)
+    made_with = _as_table(state.get("_init_kwargs"))
+    if made_with is not None:
+        yield from _plain_values(made_with, f"{prefix}_init_kwargs.", source)
+    for name, module in (_as_table(state.get("_modules")) or {}).items():
+        if module is not None:
+            yield from _read_settings(module, f"{prefix}{name}.", f"{source}.{name}")
+
+
+def _plain_values(
+    table: Mapping[Any, Any], prefix: str, source: str
+) -> Iterator[tuple[str, bool | int | float | str]]:
+    for name, value in table.items():
+        if isinstance(value, Call) and value.function in _SCALARS:
+            value = _read_array(value, f"{source}.{name}")
+        if isinstance(value, bool | int | float | str):
+            yield f"{prefix}{name}", value
 
 
 def _read_tensor(record: Any, source: str) -> Tensor:

@@ -12,10 +12,10 @@ from tqdm import tqdm
 from vidinvert.cli.options import add_common_options
 
 KINDS = (
-    *("stylegan2", "e4e", "psp", "restyle", "restyle_e4e", "restyle_psp", "featurestyle"),
-    *("samm", "idinvert", "directions"),
+    *("stylegan2", "stylegan3", "e4e", "psp", "restyle", "restyle_e4e", "restyle_psp"),
+    *("featurestyle", "samm", "idinvert", "directions"),
 )
-NOT_READ = ("diffcam", "deghost", "stylegan3")  # refused with the reason
+NOT_READ = ("diffcam", "deghost")  # refused with the reason
 CHECKED = {
     "published": "as its authors publish it",
     "recorded": "as it was when it was first fetched",
@@ -23,6 +23,7 @@ CHECKED = {
 }
 EXAMPLES = """
   vidinvert models import stylegan2 ffhq.pkl -o faces --license "Nvidia Source Code License"
+  vidinvert models import stylegan3 stylegan3-t-ffhq-1024x1024.pkl vgg16.pth -o faces3
   vidinvert models import e4e e4e_ffhq_encode.pt -o faces --license MIT
   vidinvert models import samm net_g_410000.pth -o faces
   vidinvert models import directions smile.npy old=age.pt -o faces --scale unit --license MIT

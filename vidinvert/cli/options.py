@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 METHODS = (
     *("samm", "diffcam", "indomain", "force-indomain"),
-    *("e4e", "restyle", "psp", "featurestyle"),
+    *("e4e", "restyle", "psp", "featurestyle", "optimise"),
 )
 
 
@@ -102,7 +102,7 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
         type=count,
         metavar="N",
         help="optimise codes after the encoder, N steps a frame from the frame before's and 4 N "
-        "for the first; 25 is a start (the pack's, as a rule none)",
+        "for the first; 25 is a start (the pack's, as a rule none; 50 with --method optimise)",
     )
     group.add_argument(
         "--device",

@@ -14,6 +14,7 @@ from vidinvert.methods import (
     eigen_diffcam,
     eigen_encoders,
     encoder_only,
+    generator_only,
     indomain,
     samm,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "OPTIONS",
     "DividedMethod",
     "EditPainter",
+    "Follower",
     "Loader",
     "Method",
     "Refiner",
@@ -96,6 +98,24 @@ class Refiner(Protocol):
 
 
 @runtime_checkable
+class Follower(Refiner, Protocol):
+    """A refining method whose frames start from the first of their run, not from the one before.
+
+    `refine` finds that one's codes; the others are refined together.
+    """
+
+    def follow(self, crops: Tensor, embedding: Embedding, first: Tensor) -> Embedding:
+        """Improve the codes of embedded crops (N, 3, R, R), each by itself.
+
+        Args:
+            crops: in [-1, 1].
+            embedding: of these crops.
+            first: refined codes (1, L, D) of the run's first frame, to start from.
+        """
+        ...
+
+
+@runtime_checkable
 class EditPainter(Method, Protocol):
     """A method that paints edits on the source, and whose mask is of the edit, not of the crop.
 
@@ -133,12 +153,16 @@ LOADERS: dict[tuple[str, str], Loader] = {
     ("stylegan2", "psp"): encoder_only.load_psp,
     ("stylegan2", "restyle"): encoder_only.load_restyle,
     ("stylegan2", "featurestyle"): encoder_only.load_featurestyle,
+    ("stylegan2", "optimise"): generator_only.load_on_stylegan2,
+    ("stylegan3", "optimise"): generator_only.load_on_stylegan3,
     ("stylegan1", "indomain"): indomain.load,
 }
 
 # Options of a method, as in `samm:cycles=1`, and the setting of a pack that each overrides.
 OPTIONS: dict[tuple[str, str], dict[str, str]] = {
     ("stylegan2", "samm"): {"cycles": "cycles"},
+    ("stylegan2", "optimise"): {"steps": "invert_steps"},
+    ("stylegan3", "optimise"): {"steps": "invert_steps"},
     ("stylegan1", "indomain"): {"steps": "invert_steps"},
     ("eigen", "indomain"): {"steps": "invert_steps"},
     ("eigen", "force-indomain"): {"steps": "invert_steps"},
@@ -176,7 +200,8 @@ def load_method(
         )
     settings = _read_options(options, method, OPTIONS.get((pack.generator, name), {}), pack)
     chosen = replace(pack, settings={**pack.settings, **settings})
-    return loader(chosen, torch.device(device), dtype)
+    with torch.inference_mode(False):  # else no gradient could pass through what is loaded
+        return loader(chosen, torch.device(device), dtype)
 
 
 def divide_method(

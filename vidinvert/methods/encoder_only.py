@@ -5,19 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vidinvert.checkpoints import fill_module
-from vidinvert.errors import CheckpointError, PlanError
+from vidinvert.errors import PlanError
 from vidinvert.methods.encoders import (
     ContentEncoder,
     Encoder,
     encoder_kind,
-    generator_channels,
     load_encoder,
-    read_part,
 )
-from vidinvert.networks import keymaps
+from vidinvert.methods.generators import load_stylegan2
 from vidinvert.networks.featurestyle import move_content
-from vidinvert.networks.ops import prepare, set_precision
 from vidinvert.networks.stylegan2 import Generator
 from vidinvert.types import Embedding, FacePack, Synthesis
 
@@ -119,21 +115,5 @@ def _load_kind(
 
 def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EncoderOnly:
     """Load the encoder of a pack, whichever it is, and its generator."""
-    with torch.device("meta"):
-        generator = Generator(
-            size=pack.crop_size,
-            style_width=pack.style_width,
-            channels=generator_channels(pack),
-            mapping_layers=int(pack.settings.get("mapping_layers", 8)),
-        )
-    if generator.style_count != pack.style_count:
-        raise CheckpointError(
-            f"The pack {pack.name!r} has style_count {pack.style_count}, expected "
-            f"{generator.style_count} for crop_size {pack.crop_size}. Correct its description."
-        )
-    state = read_part(pack, "generator", keymaps.stylegan2_file(style_count=pack.style_count))
-    fill_module(generator, state, source=str(pack.files["generator"].path))
-    generator.to(device)
-    set_precision(generator, dtype)
-    prepare(generator)
+    generator = load_stylegan2(pack, device, dtype)
     return EncoderOnly(load_encoder(pack, generator, device, dtype), generator)

@@ -6,6 +6,7 @@ generator's codes lie, and so editable. Any generator and encoder will do; they 
 functions. Along a clip a further term holds codes near those of the frame before.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class OptimisationPlan:
     Attributes:
         steps: of Adam; 0 leaves the codes alone.
         rate: Adam's learning rate, in units of the codes.
+        last_rate: share of it that is left at the last step, to which it falls along a half cosine.
         pixel_weight: on the mean squared difference of crop and picture, both in [-1, 1].
         feature_weight: on the mean squared difference of their features.
         code_weight: on the mean squared difference of the codes and those that the encoder finds
@@ -35,6 +37,7 @@ class OptimisationPlan:
 
     steps: int = 100
     rate: float = 0.01
+    last_rate: float = 1.0
     pixel_weight: float = 1.0
     feature_weight: float = 5e-5
     code_weight: float = 2.0
@@ -45,9 +48,16 @@ class OptimisationPlan:
             raise ValueError(f"steps is {self.steps}, expected 0 or more")
         if not self.rate > 0:
             raise ValueError(f"rate is {self.rate}, expected a number above 0")
+        if not 0 <= self.last_rate <= 1:
+            raise ValueError(f"last_rate is {self.last_rate}, expected a share from 0 to 1")
         for name in ("pixel_weight", "feature_weight", "code_weight", "temporal_weight"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number >= 0")
+
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        fallen = (1 - math.cos(math.pi * step / max(self.steps - 1, 1))) / 2
+        return self.rate * (1 - (1 - self.last_rate) * fallen)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -112,7 +122,8 @@ def optimise_codes(
         codes = w_plus.detach().clone().float().requires_grad_(True)
         optimiser = torch.optim.Adam([codes], lr=plan.rate)
         rows: list[Tensor] = []
-        for _ in range(plan.steps):
+        for step in range(plan.steps):
+            optimiser.param_groups[0]["lr"] = plan.rate_at(step)
             terms = problem.measure(codes, wanted)  # (N, 4)
             total = (terms * weights).sum(dim=1)
             (codes.grad,) = torch.autograd.grad(total.sum(), codes)

@@ -20,6 +20,14 @@ from torch.nn import functional as F
 
 from vidinvert.networks.ops import SLOPE, SQRT2
 
+LARGEST = 4096  # side of a picture
+_ALLOWED = {
+    "layers": (2, 64),
+    "last_stopband_ratio": (1.01, 4.0),
+    "margin": (0, 64),
+    "taps": (2, 16),
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilterPlan:
@@ -54,19 +62,27 @@ class FilterPlan:
     radial: bool = False
 
     def __post_init__(self) -> None:
-        if self.size < 8 or self.size & (self.size - 1):
-            raise ValueError(f"size is {self.size}, expected a power of two from 8 on")
+        if not 8 <= self.size <= LARGEST or self.size & (self.size - 1):
+            raise ValueError(f"size is {self.size}, expected a power of two from 8 to {LARGEST}")
+        if not 1 <= self.first_cutoff < self.first_stopband <= self.size:
+            raise ValueError(
+                f"first_cutoff and first_stopband are {self.first_cutoff} and "
+                f"{self.first_stopband}, expected 1 or more, and more than that"
+            )
+        for name, allowed in _ALLOWED.items():
+            value = getattr(self, name)
+            if not allowed[0] <= value <= allowed[1]:
+                raise ValueError(
+                    f"{name} is {value}, expected a number from {allowed[0]} to {allowed[1]}"
+                )
         if not 0 <= self.critical < self.layers:
             raise ValueError(
                 f"critical is {self.critical} of {self.layers} layers, expected fewer than these"
             )
-        for name in ("first_cutoff", "first_stopband", "last_stopband_ratio", "taps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-        if self.margin < 0 or self.kernel not in (1, 3) or self.oversampling not in (2, 4):
+        if self.kernel not in (1, 3) or self.oversampling not in (2, 4):
             raise ValueError(
-                f"margin, kernel and oversampling are {self.margin}, {self.kernel} and "
-                f"{self.oversampling}, expected 0 or more, 1 or 3, 2 or 4"
+                f"kernel and oversampling are {self.kernel} and {self.oversampling}, expected 1 or "
+                "3, and 2 or 4"
             )
 
     @property

@@ -31,6 +31,7 @@ _WITH_ENCODER = (("encoder",), ("generator", "encoder"))
 # Kind -> parts that it must bring, and the parts that must be there in the end.
 KINDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "stylegan2": (("generator",), ("generator",)),
+    "stylegan3": ((), ("generator",)),  # and VGG16, to compare pictures with, at once or later
     "e4e": _WITH_ENCODER,
     "psp": _WITH_ENCODER,
     "restyle": _WITH_ENCODER,
@@ -95,7 +96,7 @@ def import_files(files: Sequence[Path], target: Path, plan: ImportPlan) -> FaceP
         facts.add({"pyramid_upsampling": "bicubic"}, str(parts["samm"].path))
     states = check_parts(parts.values(), facts)
     sources = _describe_sources(parts, plan)
-    if facts.values["kind"] == "stylegan2":  # others have it in their generator
+    if facts.values["kind"] != "stylegan1":  # which has it in its generator
         origin = _place_means(parts, states, pack, facts)
         if "w_mean" in states:
             sources["w_mean"] = {"file": origin, "network": "mean code"}
@@ -192,7 +193,7 @@ def _place_means(
         states["encoder"]["w_mean"] = w_mean
     elif given is not None and pack is not None and "encoder" in pack.files:
         _check_given_mean(given, w_mean, pack)
-    if pack is None or "w_mean" not in pack.files:
+    if pack is None or "w_mean" not in pack.files or "generator" in parts:
         states["w_mean"] = {"w_mean": w_mean}
     return origin
 

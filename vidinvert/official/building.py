@@ -1,12 +1,14 @@
 """Networks of the sizes that a pack's description gives, without values: to compare shapes with."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import nn
 
 from vidinvert.errors import KeyMismatchError
+from vidinvert.networks.alias_free import FilterPlan
 from vidinvert.networks.backbones import IR50_WIDTHS
 from vidinvert.networks.e4e import E4E
 from vidinvert.networks.featurestyle import FeatureStyleEncoder
@@ -15,6 +17,7 @@ from vidinvert.networks.restyle import ReStyleEncoder
 from vidinvert.networks.samm import SAMM, LevelSpec
 from vidinvert.networks.stylegan1 import Generator1
 from vidinvert.networks.stylegan2 import Generator
+from vidinvert.networks.stylegan3 import Generator3
 from vidinvert.networks.vgg import Vgg16Features
 
 # Resolution of e4e's taps and the trunk's group that gives their channels, coarse to fine.
@@ -38,6 +41,25 @@ def build_stylegan2(values: Values) -> nn.Module:
             channels=channels_of(values),
             mapping_layers=values["mapping_layers"],
         )
+
+
+def build_stylegan3(values: Values) -> nn.Module:
+    """Build a StyleGAN3."""
+    with torch.device("meta"):
+        return Generator3(
+            filter_plan_of(values),
+            style_width=values["style_width"],
+            channels=values["channels"],
+            mapping_layers=values["mapping_layers"],
+            output_scale=values["output_scale"],
+            clamp=values["clamp"],
+        )
+
+
+def filter_plan_of(values: Values) -> FilterPlan:
+    """Return the bands and filters of a StyleGAN3."""
+    names = [field.name for field in fields(FilterPlan) if field.name != "size"]
+    return FilterPlan(size=values["crop_size"], **{name: values[name] for name in names})
 
 
 def build_encoder(values: Values) -> nn.Module:

@@ -18,7 +18,7 @@ from vidinvert.errors import KeyMismatchError
 from vidinvert.networks import keymaps
 from vidinvert.networks.keymaps_nvidia import stylegan2_ada
 from vidinvert.networks.ops import FIR_TAPS
-from vidinvert.official import encoder_parts, indomain_parts
+from vidinvert.official import encoder_parts, indomain_parts, stylegan3_parts
 from vidinvert.official.building import build_samm, build_stylegan2
 from vidinvert.official.part import Part, count, first_names, inverse, rows
 from vidinvert.official.refused import refuse_file
@@ -36,11 +36,25 @@ def read_parts(path: Path, *, kind: str) -> list[Part]:
         KeyMismatchError: a name is missing or unknown, or the file is of another kind.
         CheckpointError: the file cannot be read safely, or holds a network that is not read.
     """
+    parts = _read_file(path, kind=kind)
+    for part in parts:
+        if kind == "stylegan3" and part.name != "vgg" and part.facts.get("kind") != kind:
+            raise KeyMismatchError(
+                f"{path} holds a {part.network}, expected a StyleGAN3 generator "
+                f"({stylegan3_parts.SIGN}) or VGG16. Import it as the kind that it is, into a pack "
+                "of its own."
+            )
+    return parts
+
+
+def _read_file(path: Path, *, kind: str) -> list[Part]:
     if path.suffix == ".pkl":
-        return [_read_nvidia(path)]
+        return [_read_nvidia(path, kind=kind)]
     checkpoint = load_checkpoint(path)
     names = checkpoint.tensors
     refuse_file(path, names)
+    if stylegan3_parts.SIGN in names:
+        return [stylegan3_parts.read_stylegan3(path, names, {}, kind=kind)]
     if any(name.startswith("g_ema.") for name in names):
         return [_read_rosinality(path, checkpoint.tensors)]
     if any(name.startswith("state_dict.encoder.") for name in names):
@@ -65,10 +79,11 @@ def read_parts(path: Path, *, kind: str) -> list[Part]:
     )
 
 
-def _read_nvidia(path: Path) -> Part:
+def _read_nvidia(path: Path, *, kind: str) -> Part:
     network = read_nvidia_pickle(path)
     tensors = network.tensors
-    refuse_file(path, tensors)
+    if stylegan3_parts.SIGN in tensors:
+        return stylegan3_parts.read_stylegan3(path, tensors, network.settings, kind=kind)
     for name, tensor in tensors.items():
         if name.endswith("resample_filter"):
             _check_filter(path, name, tensor)
@@ -77,7 +92,7 @@ def _read_nvidia(path: Path) -> Part:
     if not depth or not blocks:
         raise KeyMismatchError(
             f"{path} holds a {network.class_name} with {first_names(tensors)}, expected the "
-            "generator of StyleGAN2-ADA."
+            "generator of StyleGAN2-ADA or StyleGAN3."
         )
     keymap = stylegan2_ada(style_count=2 * blocks, mapping_layers=depth)
     state = rename_keys(tensors, keymap, source=str(path))

@@ -20,15 +20,7 @@ REASONS = {
         "your pack with `vidinvert train deghost`, or use --method diffcam with the pack mini, "
         "which has one"
     ),
-    "stylegan3": (
-        "a StyleGAN3 generator is not read, and no conversion would make it readable: vidinvert "
-        "has no alias-free synthesis yet (Fourier input, filtered nonlinearities), and codes of "
-        "StyleGAN3 mean nothing to StyleGAN2. Import a StyleGAN2 instead: `vidinvert models pull "
-        "stylegan2-ffhq-1024`, then `vidinvert models import stylegan2 "
-        "stylegan2-ffhq-1024x1024.pkl -o PACK`"
-    ),
 }
-STYLEGAN3_SIGN = "synthesis.input.weight"
 
 
 def refuse_kind(kind: str) -> None:
@@ -52,8 +44,6 @@ def refuse_file(path: Path, names: Iterable[str]) -> None:
         kind = "diffcam"
     elif "FCN" in first:
         kind = "deghost"
-    elif STYLEGAN3_SIGN in names:
-        kind = "stylegan3"
     else:
         return
     raise CheckpointError(f"{path} cannot be imported: {REASONS[kind]}.")
