@@ -27,7 +27,7 @@ def generator(plan: FilterPlan | None = None, *, seed: int = 0, most: int = WIDE
     for name, parameter in network.named_parameters():
         if name.endswith("bias"):
             parameter.data += 0.1 * torch.randn(parameter.shape)
-    network.input.modulation.weight.data += 0.3 * torch.randn(4, STYLE_WIDTH)
+    network.input.modulation.weight.data += 0.1 * torch.randn(4, STYLE_WIDTH)
     network.requires_grad_(False)
 
     def measure(layer: ScaledConv, inputs: tuple[Tensor, Tensor]) -> None:

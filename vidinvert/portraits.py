@@ -15,7 +15,7 @@ from torch import Tensor
 from vidinvert import images
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import align, crop_batch
-from vidinvert.methods import Method, Refiner
+from vidinvert.methods import Follower, Method, Refiner
 from vidinvert.methods.optimisation import OptimisationPlan, optimise_codes
 from vidinvert.pipeline import Models
 from vidinvert.types import FaceTrack, FrameBatch
@@ -155,7 +155,9 @@ def diffuse(
     region[0, 0][part] = 1.0
     stitched = torch.lerp(context, target, region)
     with torch.inference_mode():
-        start = method.embed(stitched).w_plus
+        # Without an encoder the face is found by optimisation alone.
+        lost = isinstance(method, Follower)
+        start = find_codes(stitched, method) if lost else method.embed(stitched).w_plus
         inverted = method.generate(start)
     done = optimise_codes(
         stitched,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -101,6 +103,21 @@ def test_pixels_outside_the_region_do_not_count():
     torch.testing.assert_close(clean.losses[0, :, 0], pixel)
 
 
+def test_the_rate_falls_along_a_half_cosine():
+    plan = OptimisationPlan(steps=5, rate=2.0, last_rate=0.25)
+    assert [plan.rate_at(step) for step in (0, 2, 4)] == pytest.approx([2.0, 1.25, 0.5])
+    assert OptimisationPlan(steps=5, rate=2.0).rate_at(3) == 2.0
+    assert OptimisationPlan(steps=1, rate=2.0, last_rate=0.5).rate_at(0) == 2.0
+    crops, _, start = problem()
+    two = OptimisationPlan(steps=2, rate=0.2, last_rate=0.0)  # the second step has no length
+    codes = [
+        optimise_codes(crops, start, generate=generate, plan=plan).w_plus
+        for plan in (two, replace(two, steps=1), replace(two, last_rate=1.0))
+    ]
+    assert torch.equal(codes[0], codes[1])
+    assert not torch.equal(codes[0], codes[2])
+
+
 def test_no_steps_leave_the_codes():
     crops, _, start = problem()
     done = optimise_codes(crops, start, generate=generate, plan=OptimisationPlan(steps=0))
@@ -116,5 +133,7 @@ def test_wrong_plans_and_numbers_are_refused():
         OptimisationPlan(steps=-1)
     with pytest.raises(ValueError, match="rate is 0"):
         OptimisationPlan(rate=0)
+    with pytest.raises(ValueError, match="last_rate is 2, expected a share from 0 to 1"):
+        OptimisationPlan(last_rate=2)
     with pytest.raises(ValueError, match="temporal_weight is -1"):
         OptimisationPlan(temporal_weight=-1)

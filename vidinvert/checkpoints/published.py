@@ -7,7 +7,7 @@ None of these authors publishes checksums: the first download's is recorded and 
 
 from dataclasses import dataclass
 
-NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research/stylegan2/versions/1/files"
+NGC = "https://api.ngc.nvidia.com/v2/models/nvidia/research/{}/versions/1/files"
 STIT = (
     "https://raw.githubusercontent.com/rotemtzaban/STIT/"
     "5d6c472bca3c5cc1751dc6932ebdd01ff37f36c2/editings/w_directions"
@@ -70,7 +70,21 @@ def _nvidia(size: int) -> Publication:
         license=NVIDIA_LICENCE,
         terms=NVIDIA_TERMS,
         home="https://github.com/NVlabs/stylegan3",
-        files=(PublishedFile(name=name, url=f"{NGC}/{name}"),),
+        files=(PublishedFile(name=name, url=f"{NGC.format('stylegan2')}/{name}"),),
+    )
+
+
+def _stylegan3(config: str, faces: str, size: int) -> Publication:
+    name = f"stylegan3-{config}-{faces}-{size}x{size}.pkl"
+    framing = "" if faces == "ffhq" else ", not aligned,"
+    return Publication(
+        name=f"stylegan3-{config}-{faces}-{size}",
+        summary=f"StyleGAN3-{config.upper()} of FFHQ's faces{framing} at {size} px, by NVIDIA",
+        kind="stylegan3",
+        license=NVIDIA_LICENCE,
+        terms=NVIDIA_TERMS,
+        home="https://github.com/NVlabs/stylegan3",
+        files=(PublishedFile(name=name, url=f"{NGC.format('stylegan3')}/{name}"),),
     )
 
 
@@ -96,6 +110,10 @@ PUBLICATIONS = (
     _nvidia(1024),
     _nvidia(512),
     _nvidia(256),
+    _stylegan3("t", "ffhq", 1024),
+    _stylegan3("r", "ffhq", 1024),
+    _stylegan3("t", "ffhqu", 256),
+    _stylegan3("r", "ffhqu", 256),
     Publication(
         name="stylegan2-ada-ffhq",
         summary="StyleGAN2 of FFHQ's faces at 1024 px, from the release of StyleGAN2-ADA",

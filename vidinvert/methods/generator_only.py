@@ -33,8 +33,9 @@ from vidinvert.types import Embedding, FacePack, Synthesis
 
 STEPS = 50  # of a frame that starts from the first one's codes
 FIRST_FRAME_FACTOR = 4  # the first frame of a run takes as many times the steps
-# In standard deviations of W: a step of Adam, and the inverse of how far codes get away for free.
-RATE, LAST_RATE, TIE = 0.1, 0.05, 0.02
+# In standard deviations of W: Adam's first step from the mean and from solved codes; then the share
+# of it that is left at the last, and the weight of the squared distance from where codes started.
+RATE, NEAR_RATE, LAST_RATE, TIE = 0.05, 0.02, 0.05, 0.02
 SMALLEST = 8  # side of the smallest copies that are compared
 LARGEST_SEEN = 256  # side of the pictures that VGG16 sees, as In-Domain inversion has it
 MOST_PIXELS = 8 * 256**2  # of the pictures whose gradients are taken at once
@@ -45,7 +46,8 @@ SAMPLES = 4096  # of z, to measure W with
 class GeneratorOnly:
     """See the module; implements `vidinvert.methods.Method` and `Follower`.
 
-    `w_mean` (1, D). `plan.steps` are those of a frame that starts from the first one of its run.
+    `w_mean` (1, D). `plan.steps` are those of a frame that starts from the first one of its run,
+    `plan.rate` is that of a first frame.
     """
 
     generator: Generator | Generator3
@@ -77,16 +79,21 @@ class GeneratorOnly:
         if previous is not None:
             return self.follow(crops, embedding, previous)
         steps = FIRST_FRAME_FACTOR * self.plan.steps
-        within = self._optimise(crops, self.w_mean.repeat(len(crops), 1, 1), steps=steps // 2)
+        within = self._optimise(
+            crops, self.w_mean.repeat(len(crops), 1, 1), steps=steps // 2, rate=self.plan.rate
+        )
         start = within.expand(-1, self.style_count, -1)
-        return replace(embedding, w_plus=self._optimise(crops, start, steps=steps - steps // 2))
+        found = self._optimise(crops, start, steps=steps - steps // 2, rate=self.plan.rate)
+        return replace(embedding, w_plus=found)
 
     def follow(self, crops: Tensor, embedding: Embedding, first: Tensor) -> Embedding:
         """Find codes from those of the run's first frame; see `vidinvert.methods.Follower`."""
         start = first.expand_as(embedding.w_plus)
-        return replace(embedding, w_plus=self._optimise(crops, start, steps=self.plan.steps))
+        rate = self.plan.rate * NEAR_RATE / RATE
+        found = self._optimise(crops, start, steps=self.plan.steps, rate=rate)
+        return replace(embedding, w_plus=found)
 
-    def _optimise(self, crops: Tensor, start: Tensor, *, steps: int) -> Tensor:
+    def _optimise(self, crops: Tensor, start: Tensor, *, steps: int, rate: float) -> Tensor:
         """Move codes (N, L or 1, D), tied to where they start, as many at once as memory allows."""
         portion = max(1, MOST_PIXELS // self.crop_size**2)
         found = [
@@ -95,7 +102,7 @@ class GeneratorOnly:
                 start[first : first + portion],
                 generate=self._generate_from,
                 find_features=self.find_features,
-                plan=replace(self.plan, steps=steps),
+                plan=replace(self.plan, steps=steps, rate=rate),
                 previous=start[first : first + portion],
             ).w_plus
             for first in range(0, len(crops), portion)
