@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import vidinvert
-from stabilizers import Interval
+from stabilizers import Interval, StabilizerPlan
 from tests.methods.filled_packs import check_edit, whole_pack
 from tests.mini import SAMPLE, read_clip
 from tests.stylegan3_files import CONFIGS, codes, filter_plan, generator
@@ -15,7 +15,7 @@ from tests.test_rendering import alignment, frames
 from vidinvert import images
 from vidinvert.cli import main
 from vidinvert.errors import CheckpointError, MissingError, PlanError
-from vidinvert.inversion import invert
+from vidinvert.inversion import choose_measured, invert
 from vidinvert.methods import Follower, load_method
 from vidinvert.methods.generator_only import FIRST_FRAME_FACTOR
 from vidinvert.networks.stylegan2 import Generator
@@ -205,46 +205,56 @@ class Counter:
         return torch.zeros(len(w_plus), 3, 32, 32)
 
 
-def cut_up(clip, *borders):
-    return [
-        replace(clip, frames=clip.frames[a:b], indices=clip.indices[a:b])
-        for a, b in zip((0, *borders), (*borders, len(clip.indices)), strict=True)
-    ]
-
-
-@pytest.mark.parametrize("borders", [(4, 8), (), (1, 2, 3, 5, 6, 7, 9)])
-def test_runs_are_refined_together_whatever_the_batches(borders):
-    clip, method = frames(10), Counter()
+@pytest.mark.parametrize("batch_size", [1, 4, 20])
+def test_runs_are_refined_together_whatever_the_batches(batch_size):
+    method = Counter()
     seen = [0, 1, 2, 4, 5, 6, 7, 8, 9]  # frame 3 is missing, and a cut lies before frame 6
     (found,) = invert(
-        cut_up(clip, *borders),
+        [frames(10)],
         [alignment(seen)],
         method,
         pack_sha256="",
         method_name="counter",
         shots=(Interval(0, 6), Interval(6, 10)),
+        batch_size=batch_size,
     )
     values = found.latents.w_plus.flatten().numpy()
     firsts = values[[0, 3, 5]]
     wanted = np.concatenate([[a, *[a + 0.5] * n] for a, n in zip(firsts, (2, 1, 3), strict=True)])
     np.testing.assert_array_equal(values, wanted.astype(np.float32))
     assert len(set(firsts.tolist())) == 3
-    if borders == ():
-        assert method.batches == [2, 1, 3]
+    assert method.batches == {1: [1] * 6, 4: [2, 1, 2, 1], 20: [2, 1, 3]}[batch_size]
+
+
+def test_every_other_frame_is_enough_where_all_is_averaged_over_time():
+    placed, seconds, plan = alignment(range(7)), np.arange(7) / 25, StabilizerPlan()
+    chosen = choose_measured(placed, Counter(), seconds, plan, shots=())
+    assert chosen.astype(int).tolist() == [1, 0, 1, 0, 1, 0, 1]
+    (found,) = invert(
+        [frames(7)],
+        [placed],
+        Counter(),
+        pack_sha256="",
+        method_name="counter",
+        batch_size=2,
+        measured=[chosen],
+    )
+    values = found.latents.w_plus.flatten().numpy()
+    np.testing.assert_allclose(values - values[0], [0, 0.25, *[0.5] * 5], rtol=1e-6)
 
 
 def test_a_clip_is_inverted_alike_whatever_the_batches(packs):
     method = load_method(packs["T"], method="optimise:steps=3")
-    clip = frames(5)
     results = [
         invert(
-            cut_up(clip, *borders),
+            [frames(5)],
             [alignment(range(5))],
             method,
             pack_sha256="",
             method_name="optimise",
+            batch_size=size,
         )[0].latents.w_plus
-        for borders in ((), (), (2,))
+        for size in (5, 5, 2)
     ]
     assert torch.equal(results[0], results[1])
     torch.testing.assert_close(results[2], results[0], rtol=1e-2, atol=1e-2)
