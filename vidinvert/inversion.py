@@ -40,7 +40,7 @@ from vidinvert.types import (
     SteadiedMasks,
 )
 
-LANDMARK_FILTER = GaussianFilter(sigma_seconds=0.1)  # of where motions take hold
+LANDMARK_FILTER = GaussianFilter(sigma_seconds=0.2)  # of where motions take hold
 LARGEST_MASK = 256  # side of the stored masks: half the crop's, and never more
 Progress = Callable[[int], None]
 
