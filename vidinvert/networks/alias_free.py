@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from scipy import signal, special
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from vidinvert.networks.ops import SLOPE, SQRT2
 
 LARGEST = 4096  # side of a picture
+AT_ONCE = 2**23  # samples of an up-sampled signal: 32 MB
 _ALLOWED = {
     "layers": (2, 64),
     "last_stopband_ratio": (1.01, 4.0),
@@ -215,7 +217,8 @@ def filtered_leaky_relu(
     """Add a bias, up-sample, apply the leaky ReLU times sqrt(2), and down-sample.
 
     The gains of up-sampling and activation are in the up-sampling filter: both commute with the
-    leaky ReLU of positive factors.
+    leaky ReLU of positive factors. Channels do not meet, so as many are up-sampled at once as fit
+    into `AT_ONCE`; gradients are taken through the others by running them again.
 
     Args:
         x: (N, C, H, W).
@@ -232,12 +235,26 @@ def filtered_leaky_relu(
         (N, C, (H up + sum(padding) - taps_up - taps_down + 2 - 1) // down + 1, ...).
     """
     taps = up_filter.to(x.dtype) * (up * math.sqrt(SQRT2))
-    x = upsample(x + bias[:, None, None].to(x.dtype), taps, factor=up, padding=padding)
+    kernel = down_filter.to(x.dtype)
+
+    def run(x: Tensor, bias: Tensor) -> Tensor:
+        x = upsample(x + bias[:, None, None].to(x.dtype), taps, factor=up, padding=padding)
+        if x.requires_grad:
+            x = F.leaky_relu(x, SLOPE).clamp(-clamp, clamp)
+        else:
+            x = F.leaky_relu_(x, SLOPE).clamp_(-clamp, clamp)
+        return downsample(x, kernel, factor=down)
+
+    count, channels, height, width = x.shape
+    portion = max(1, AT_ONCE // (count * height * width * up**2))
+    if portion >= channels:
+        return run(x, bias)
+    pairs = zip(x.split(portion, dim=1), bias.split(portion), strict=True)
     if x.requires_grad:
-        x = F.leaky_relu(x, SLOPE).clamp(-clamp, clamp)
+        parts = [checkpoint(run, *pair, use_reentrant=False) for pair in pairs]
     else:
-        x = F.leaky_relu_(x, SLOPE).clamp_(-clamp, clamp)
-    return downsample(x, down_filter.to(x.dtype), factor=down)
+        parts = [run(*pair) for pair in pairs]
+    return torch.cat(parts, dim=1)
 
 
 def upsample(x: Tensor, taps: Tensor, *, factor: int, padding: Sequence[int]) -> Tensor:
