@@ -23,6 +23,7 @@ STAGES = (
     "diffcam",
     "deghost",
     "detector",
+    "points",
 )
 ENCODERS = ("e4e", "restyle", "indomain", "force-indomain")  # of the other methods
 STYLEGAN2 = ("stylegan2", "stylegan2-encoder", "stylegan2-samm")  # of a pack of the other kind
@@ -32,6 +33,7 @@ ORDERS = {  # what a word on the command line runs
     "pack": (*STAGES, *ENCODERS, "assemble", "appraise"),
     "assemble": ("assemble", "appraise"),
     "appraise": ("appraise",),
+    "calibrate": ("calibrate",),  # of a pack whose SAMM was trained before masks were
     "stylegan2-pack": ("stylegan2-pack",),
 }
 TOGETHER = (  # what several processes share
@@ -41,6 +43,7 @@ TOGETHER = (  # what several processes share
     "diffcam",
     "deghost",
     "detector",
+    "points",
     *ENCODERS,
     *STYLEGAN2,
 )
@@ -55,6 +58,7 @@ RESULTS = {
     "diffcam": "diffcam/figures.json",
     "deghost": "deghost/figures.json",
     "detector": "detector/detector/manifest.json",
+    "points": "points/figures.json",
     **{name: f"{name}/figures.json" for name in ENCODERS},
 }
 # Images and batch sizes; the minutes below end the stages of a CPU much earlier.
@@ -65,6 +69,7 @@ PRESETS: dict[str, dict[str, tuple[int, int]]] = {
         "samm": (60_000, 8),
         "diffcam": (40_000, 16),
         "deghost": (60_000, 8),
+        "points": (400_000, 32),
         **dict.fromkeys(ENCODERS, (60_000, 8)),
         "stylegan2": (2_000_000, 16),
         "stylegan2-encoder": (200_000, 8),
@@ -76,6 +81,7 @@ PRESETS: dict[str, dict[str, tuple[int, int]]] = {
         "samm": (400_000, 32),
         "diffcam": (100_000, 64),
         "deghost": (400_000, 32),
+        "points": (2_000_000, 64),
         **dict.fromkeys(ENCODERS, (400_000, 32)),
         "stylegan2": (25_000_000, 32),
         "stylegan2-encoder": (1_600_000, 8),
@@ -89,6 +95,7 @@ MINUTES = {
     "diffcam": 8.0,
     "deghost": 15.0,
     "detector": 25.0,
+    "points": 25.0,
     "stylegan2": 600.0,
     "stylegan2-encoder": 240.0,
     "stylegan2-samm": 60.0,
@@ -214,6 +221,7 @@ def _run_stage(
         encoder_stage,
         motion_stage,
         pack,
+        points,
         samm_stage,
         stages,
     )
@@ -237,6 +245,10 @@ def _run_stage(
             if start is not None:
                 stages.unpack(start, work)
             return motion_stage.fit_motions(work, faces, helpers)
+        if stage == "calibrate":
+            return samm_stage.calibrate_samm(
+                work, faces, start=start, seed=options.seed, progress=bar.count
+            )
         if stage == "assemble":
             return {"sha256": pack.write_mini(work, faces, start=start).sha256}
         if stage == "appraise":
@@ -276,6 +288,10 @@ def _run_stage(
         if stage == "deghost":
             return edit_stages.train_deghost(
                 work, faces, helpers, schedule, start=start, device=device, progress=bar.step
+            )
+        if stage == "points":
+            return points.train_points(
+                work, faces, helpers, schedule, device=device, progress=bar.step
             )
         if stage in STYLEGAN2:
             return _run_stylegan2(stage, options, faces, helpers, schedule, device, bar)

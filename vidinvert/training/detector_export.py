@@ -31,6 +31,7 @@ from vidinvert.version import VERSION
 
 OPSET = 13
 IR_VERSION = 8  # read by onnxruntime 1.18 and newer
+LOOK_PREFIX = "look."  # of what the second look adds, see second_look_export
 MODEL_ID = "vidinvert-mini-detector"
 # insightface wants the field; the file is only for models that its makers have signed.
 MANIFEST_LICENSE = "MODEL.LICENSE"
@@ -42,8 +43,13 @@ def write_detector(net: FaceDetectorNet, directory: Path) -> Path:
     Returns:
         `directory`.
     """
+    return write_model(to_onnx(net), directory)
+
+
+def write_model(model: onnx.ModelProto, directory: Path) -> Path:
+    """Write a detector's model and its manifest into `directory`, which is made if need be."""
     directory.mkdir(parents=True, exist_ok=True)
-    data = to_onnx(net).SerializeToString(deterministic=True)
+    data = model.SerializeToString(deterministic=True)
     (directory / "detector.onnx").write_bytes(data)
     detection = {
         "file": "detector.onnx",
@@ -129,8 +135,12 @@ def read_detector(path: Path, images: Tensor) -> FaceDetectorNet:
         CheckpointError: the file's convolutions are not those of the network.
     """
     model = onnx.load(str(path))
-    weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    names = [list(node.input[1:3]) for node in model.graph.node if node.op_type == "Conv"]
+    weights = read_weights(model)
+    names = [
+        list(node.input[1:3])
+        for node in model.graph.node
+        if node.op_type == "Conv" and not node.name.startswith(LOOK_PREFIX)
+    ]
     net = FaceDetectorNet()
     order = _convolutions(net, heads=len(STRIDES))
     if len(names) == len(order) - len(STRIDES) * len(_pairs(net.refine)):
@@ -150,6 +160,15 @@ def read_detector(path: Path, images: Tensor) -> FaceDetectorNet:
             folded.copy_(torch.from_numpy(weights[bias].copy()))
     _measure_norms(net, {id(norm) for _, norm in order if norm is not None}, images)
     return net
+
+
+def read_weights(model: onnx.ModelProto) -> dict[str, NDArray[np.generic]]:
+    """Return a model's weights by the name that its layers read, those stored as float16 too."""
+    weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in weights:
+            weights[node.output[0]] = weights[node.input[0]].astype(np.float32)
+    return weights
 
 
 def _pairs(module: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
@@ -25,10 +26,18 @@ from vidinvert.networks.eigen_samm import COMPARED
 from vidinvert.training.backgrounds import load_photographs
 from vidinvert.training.data import FaceSet
 from vidinvert.training.detector import CONTINUED_RATE, DetectorPlan, train_detector
+from vidinvert.training.detector_export import LOOK_PREFIX, write_model
 from vidinvert.training.encoders import ENCODERS
 from vidinvert.training.loop import Progress
 from vidinvert.training.motion_stage import RESULT
 from vidinvert.training.motions import MOTIONS
+from vidinvert.training.points import load_points
+from vidinvert.training.samm_stage import CALIBRATION
+from vidinvert.training.second_look_export import (
+    add_second_look,
+    carry_second_look,
+    halve_weights,
+)
 from vidinvert.training.stages import EARLIER, STYLE_WIDTH, Helpers, write_earlier
 from vidinvert.types import FacePack
 
@@ -37,6 +46,7 @@ LICENSE = "CC-BY-NC-SA-4.0"
 SUMMARY = "Small 256 px face pack trained by vidinvert's own recipes; non-commercial"
 STAGES = ("autoencoder", "generator", "samm")
 OPTIONAL = ("diffcam", "deghost", *ENCODERS)  # of methods beyond SAMM: a pack may lack them
+FOUND_BY = ("detector", "points")  # what finds faces, in one file
 CLASSES_FILE = "classes.json"  # in Diff-CAM's folder: the directions that it names, in their order
 # Ratings are spread over the pictures by prediction, and what is predicted moves faces less than
 # what was rated; and of a motion, codes common to all faces hold only a part. These directions are
@@ -121,7 +131,8 @@ def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> 
 
 
 def _trained(work: Path, stage: str) -> bool:
-    return (work / stage / "checkpoint.pt").is_file()
+    """Say whether a stage left weights of its own: was trained, or its masks calibrated."""
+    return any((work / stage / name).is_file() for name in ("checkpoint.pt", CALIBRATION))
 
 
 def _write_part(work: Path, stage: str, target: Path) -> None:
@@ -140,10 +151,29 @@ def classes_of(work: Path) -> list[str]:
 
 
 def _copy_detector(work: Path, target: Path) -> None:
-    for name in ("detector.onnx", "manifest.json"):
-        shutil.copyfile(
-            _existing(work / "detector" / "detector" / name), target / "detector" / name
-        )
+    """Put the detector into the pack `target`, with its second look: the newest of each.
+
+    The detector is the one trained in `work`, else the one that `target` has already; the second
+    look likewise.
+    """
+    known, trained = target / "detector", work / "detector" / "detector"
+    if (trained / "manifest.json").is_file() or not (known / "manifest.json").is_file():
+        earlier, directory = known / "detector.onnx", trained
+    else:
+        earlier, directory = None, known
+    data = _existing(directory / "detector.onnx").read_bytes()
+    weights = work / "points" / "weights.safetensors"
+    before = b"" if earlier is None or not earlier.is_file() else earlier.read_bytes()
+    if weights.is_file():
+        model = add_second_look(onnx.load_from_string(data), load_points(load_file(weights)))
+    elif LOOK_PREFIX.encode() in before:
+        model = carry_second_look(onnx.load_from_string(data), onnx.load_from_string(before))
+    else:
+        for name in ("detector.onnx", "manifest.json"):
+            if directory != known:
+                shutil.copyfile(_existing(directory / name), known / name)
+        return
+    write_model(halve_weights(model), known)
 
 
 def _update(work: Path, start: FacePack) -> FacePack:
@@ -162,9 +192,14 @@ def _update(work: Path, start: FacePack) -> FacePack:
         directions = _write_directions(work, target)
     files |= write_motions(work, target)
     if (work / "detector" / "detector" / "manifest.json").is_file():
-        _copy_detector(work, target)
         again.append("detector")
+    if _trained(work, "points"):
+        again.append("points")
+    if {"detector", "points"} & {*again}:
+        _copy_detector(work, target)
     for stage in again:
+        if stage == "samm" and not (work / stage / "checkpoint.pt").is_file():  # only calibrated
+            continue
         provenance = {k: v for k, v in provenance.items() if not k.startswith(f"{stage}_")}
         provenance |= _stage_history(work, stage)
     provenance["date"] = datetime.now(UTC).date().isoformat()
@@ -297,7 +332,7 @@ def _provenance(work: Path, faces: FaceSet) -> dict[str, Any]:
         "device": f"CPU, {torch.get_num_threads()} threads, {platform.machine()}",
         "pictures": {name: int(n) for name, n in zip(names.tolist(), counts, strict=True)},
     }
-    for stage in (*STAGES, *OPTIONAL, "detector"):
+    for stage in (*STAGES, *OPTIONAL, *FOUND_BY):
         entry |= _stage_history(work, stage)
     return entry
 
@@ -319,7 +354,7 @@ def _stage_history(work: Path, stage: str) -> dict[str, Any]:
 
 def _figures(work: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    for stage in (*STAGES, *OPTIONAL, "detector"):
+    for stage in (*STAGES, *OPTIONAL, *FOUND_BY):
         path = work / stage / "figures.json"
         if path.is_file():
             for name, value in json.loads(path.read_text("utf-8")).items():

@@ -87,8 +87,8 @@ def draw_scene(rng: Draw, size: int, source: SceneSource) -> Scene:
         boxes.extend(found[0][keep])
         points.extend(found[1][keep])
         if rng.random() < 0.25:
-            canvas = _cover(rng, canvas, found[0][0])
-    image = _photograph(rng, np.clip(canvas, 0, 255))
+            canvas = cover_face(rng, canvas, found[0][0])
+    image = photograph(rng, np.clip(canvas, 0, 255))
     return _letterbox(rng, _labelled(image, boxes, points))
 
 
@@ -206,7 +206,7 @@ def _paste_decoy(rng: Draw, canvas: Float32Array, source: SceneSource) -> Float3
     return _paste(rng, canvas, crop, placement, style="crop")
 
 
-def _cover(rng: Draw, canvas: Float32Array, box: Float64Array) -> Float32Array:
+def cover_face(rng: Draw, canvas: Float32Array, box: Float64Array) -> Float32Array:
     """Return the canvas with something before a part of the face: a hand, a bar, a flat thing."""
     layer = np.zeros(canvas.shape[:2], np.float32)
     width, height = box[2:] - box[:2]
@@ -233,7 +233,7 @@ def _cover(rng: Draw, canvas: Float32Array, box: Float64Array) -> Float32Array:
     return (canvas + (np.array(colour, np.float32) + grain - canvas) * layer).astype(np.float32)
 
 
-def _photograph(rng: Draw, canvas: Float32Array) -> UInt8Array:
+def photograph(rng: Draw, canvas: Float32Array) -> UInt8Array:
     """Return the scene as a camera and a codec would show it."""
     gain = np.exp(rng.normal(0, 0.10, 3) + rng.normal(0, 0.22))
     contrast = np.exp(rng.normal(0, 0.15))
