@@ -9,13 +9,19 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
+from tests.training.faces import BOX, POINTS
 from tests.training.tiny import face_set, squeeze_weights
 from vidinvert.checkpoints import find_pack, load_directions, verify_pack, write_pack
 from vidinvert.cli import main
 from vidinvert.errors import MissingError
 from vidinvert.methods import load_method
-from vidinvert.training import stages
+from vidinvert.networks.detector import FaceDetectorNet
+from vidinvert.networks.second_look import SecondLook
+from vidinvert.training import mask_calibration, points, stages
+from vidinvert.training.detector_export import read_weights as read_detector_weights
+from vidinvert.training.detector_export import write_detector
 from vidinvert.training.encoders import ENCODERS
+from vidinvert.training.face_labels import FaceLabels
 from vidinvert.training.loop import Schedule
 from vidinvert.training.motions import MOTIONS
 from vidinvert.training.pack import (
@@ -27,6 +33,7 @@ from vidinvert.training.pack import (
     write_mini,
     write_motions,
 )
+from vidinvert.training.second_look_export import has_second_look
 from vidinvert.training.stages import Helpers, load_autoencoder, parameters, shortened
 
 FACES = 24
@@ -140,16 +147,21 @@ def write_data(directory):
 
 @pytest.mark.slow
 def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
-    """One step of everything; the teacher's latents and the detector are given."""
+    """One step of everything; the teacher's latents, a detector and key points are given."""
     monkeypatch.setattr(stages, "COMPONENTS", (8, 8, 8, 8))
     monkeypatch.setattr(stages, "MIN_CORRELATION", -1.0)
     monkeypatch.setattr(stages, "CRITIC_STEPS", 2)
     data, helpers, work = tmp_path / "data", tmp_path / "helpers", tmp_path / "work"
     write_data(data)
     write_helpers(helpers)
-    (work / "detector" / "detector").mkdir(parents=True)
-    for name in ("detector.onnx", "manifest.json"):
-        (work / "detector" / "detector" / name).write_bytes(b"given")
+    monkeypatch.setattr(mask_calibration, "MOST_TRIES", 0)
+    labels = FaceLabels(
+        boxes_xyxy=np.array([BOX], np.float32), points_xy=np.array([POINTS], np.float32)
+    )
+    monkeypatch.setattr(points, "label_faces", lambda crops, **models: [labels] * len(crops))
+    write_detector(
+        FaceDetectorNet(widths=(4, 4, 6, 8, 8), neck_width=8), work / "detector/detector"
+    )
     latents = np.random.default_rng(0).standard_normal((FACES + 4, 32, 32, 32))
     np.save(work / "teacher.npy", latents.astype(np.float16))
     common = ["--data", data, "--helpers", helpers, "-o", work, "--quiet", "--images", 2]
@@ -193,6 +205,9 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
         load_file(work / "pack" / "directions.safetensors")
     )
     assert {"diffcam", "deghost"} < set(pack.files)
+    assert has_second_look(onnx.load(str(work / "pack" / "detector" / "detector.onnx")))
+    assert pack.provenance["points_images_seen"] == 2
+    assert json.loads((work / "samm" / "calibration.json").read_text())["gains"] == [1.0, 1.0, 1.0]
     again = ["train", "autoencoder", *common, "-o", tmp_path / "again", "--batch-size", 2]
     assert main([str(word) for word in [*again, "--from", work / "pack"]]) == 0
     assert json.loads(capsys.readouterr().out)["psnr"] == pytest.approx(
@@ -216,6 +231,70 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
     assert main([str(word) for word in [*again, "--batch-size", 2]]) == 0
     earlier = json.loads((tmp_path / "fourth" / "samm" / "earlier.json").read_text())
     assert (earlier["sha256"], earlier["images_seen"]) == (pack.sha256, 2)
+
+
+def described_pack(directory):
+    """A pack of a detector and a SAMM, written by a training that is over."""
+    (directory / "detector").mkdir(parents=True)
+    net = FaceDetectorNet(widths=(4, 4, 6, 8, 8), neck_width=8)
+    write_detector(net, directory / "detector")
+    save_file({"a": torch.ones(2).half()}, directory / "samm.safetensors")
+    return write_pack(
+        directory,
+        name="p",
+        version="1",
+        license="MIT",
+        summary="s",
+        generator={"kind": "eigen", "crop_size": 8, "style_count": 1, "style_width": 2},
+        files={"samm": "samm.safetensors", "detector": "detector/detector.onnx"},
+        provenance={"samm_images_seen": 5, "points_images_seen": 3, "detector_images_seen": 9},
+    )
+
+
+def trained_look(work, *, bias):
+    """Leave a second look in a work folder as its stage does."""
+    look = SecondLook()
+    torch.nn.init.constant_(look.head.bias, bias)
+    (work / "points").mkdir(parents=True)
+    stages.write_weights(look.state_dict(), work / "points")
+    torch.save({"images": 64, "seconds": 1.0}, work / "points" / "checkpoint.pt")
+
+
+def test_a_second_look_is_put_into_a_packs_detector_and_stays_there(tmp_path):
+    faces = face_set(train=1, val=1, size=16)
+    trained_look(tmp_path / "a", bias=0.01)
+    pack = described_pack(tmp_path / "pack")
+    looking = write_mini(tmp_path / "a", faces, start=pack)
+    verify_pack(looking)
+    model = onnx.load(str(looking.directory / "detector" / "detector.onnx"))
+    assert has_second_look(model)
+    said = json.loads((looking.directory / "detector" / "manifest.json").read_text())
+    assert said["tasks"]["detection"]["sha256"] == looking.files["detector"].sha256
+    assert looking.provenance["points_images_seen"] == 64
+    assert looking.provenance["detector_images_seen"] == 9
+
+    torch.manual_seed(8)
+    net = FaceDetectorNet(widths=(4, 4, 6, 8, 8), neck_width=8)
+    write_detector(net, tmp_path / "b" / "detector" / "detector")  # another detector
+    again = write_mini(tmp_path / "b", faces, start=looking)
+    verify_pack(again)
+    carried = onnx.load(str(again.directory / "detector" / "detector.onnx"))
+    assert has_second_look(carried)
+    weights = [read_detector_weights(m) for m in (model, carried)]
+    for name in (name for name in weights[0] if name.startswith("look.")):
+        np.testing.assert_array_equal(weights[0][name], weights[1][name])
+    assert not np.array_equal(weights[0]["w0"], weights[1]["w0"])
+
+
+def test_calibrated_masks_keep_the_history_of_their_training(tmp_path):
+    pack = described_pack(tmp_path / "pack")
+    (tmp_path / "work" / "samm").mkdir(parents=True)
+    stages.write_weights({"a": torch.full((2,), 3.0)}, tmp_path / "work" / "samm")
+    (tmp_path / "work" / "samm" / "calibration.json").write_text("{}")
+    made = write_mini(tmp_path / "work", face_set(train=1, val=1, size=16), start=pack)
+    assert load_file(made.directory / "samm.safetensors")["a"].tolist() == [3.0, 3.0]
+    assert made.provenance["samm_images_seen"] == 5
+    assert made.files["detector"].sha256 == pack.files["detector"].sha256
 
 
 def test_what_is_measured_of_a_pack_is_written_into_its_description(tmp_path):
