@@ -10,12 +10,14 @@ import torch
 from stabilizers import FlowFilter, GaussianFilter, Interval
 from tests.test_rendering import SIZE, Brightener, alignment, edited_face, frames
 from vidinvert.changes import (
+    LUMA,
     SMALL_CHANGE,
     ChangeStream,
     draw_unedited,
     drop_small,
     flow_of,
     head_window,
+    keep_colour,
     measure_change,
     read_pictures,
     show_change,
@@ -98,6 +100,32 @@ def test_a_small_grey_picture_tells_as_well_what_cannot_be_trusted():
     far = np.abs(measure_change(blobs(), brighter, 255 - grey)).mean()
     assert near > 0.5 * trusted
     assert far < 0.1 * trusted
+
+
+def test_kept_colours_fade_broad_colour_and_light_and_leave_fine_light():
+    x = np.arange(128) * np.ones((128, 1))
+    wrinkles = (20.0 * np.sin(2 * np.pi * x / 8)).astype(np.float32)
+    fine = np.repeat(wrinkles[..., None], 3, axis=2)
+    np.testing.assert_allclose(keep_colour(fine)[32:96, 32:96], fine[32:96, 32:96], atol=0.6)
+    orange = np.broadcast_to(np.float32([30.0, 0.0, -30.0]), (128, 128, 3)).astype(np.float32)
+    light = np.array([30.0, 0.0, -30.0], np.float32) @ LUMA
+    held = keep_colour(orange)
+    assert np.ptp(held[64, 64]) == pytest.approx(0.3 * 60.0, rel=1e-4)
+    assert held[64, 64] @ LUMA == pytest.approx(light * 12.0 / (12.0 + abs(light)), rel=1e-3)
+    grey = np.full((128, 128, 3), -48.0, np.float32)
+    np.testing.assert_allclose(keep_colour(grey), -48.0 * 12.0 / 60.0, rtol=1e-4)
+
+
+def test_a_change_keeps_colours_as_far_as_it_is_told():
+    before = np.full((64, 64, 3), 120, np.uint8)
+    after = before + np.array([25, 0, 0], np.uint8)
+    plain, half, kept = (
+        measure_change(before, after, None, colour_kept=share)[32, 32, 2:]
+        for share in (0.0, 0.5, 1.0)
+    )
+    np.testing.assert_allclose(plain, [25.0, 0.0, 0.0], atol=0.01)
+    assert np.ptp(kept) == pytest.approx(0.3 * 25.0, rel=1e-3)
+    np.testing.assert_allclose(half, (plain + kept) / 2, atol=1e-3)
 
 
 class Flickerer(Brightener):

@@ -8,6 +8,7 @@ from stabilizers import Interval
 from vidinvert.editing import (
     apply_edit,
     apply_motion,
+    colour_kept,
     fade_at_gaps,
     parse_edit,
     parse_edits,
@@ -226,3 +227,13 @@ def test_codes_move_by_a_share_where_landmarks_are_moved_too():
     beside = apply_edit(codes, plan, face=0, seconds=np.zeros(5), beside_motion=True).at(ALL)
     torch.testing.assert_close(whole - codes.w_plus, torch.full((5, 4, 8), 4.0))
     torch.testing.assert_close(beside - codes.w_plus, torch.full((5, 4, 8), 2.5))
+
+
+def test_colours_are_kept_as_much_as_edits_that_ask_for_it_weigh():
+    known = {"smile": direction(), "age": replace(direction("age"), keeps_colour=True)}
+    times = np.array([0.0, 1.0, 2.0])
+    plan = parse_edits(["smile=2", "age=0@0s,-2@1s,2@2s", "age=9:face=1"], known)
+    np.testing.assert_allclose(colour_kept(plan, face=0, seconds=times), [0.0, 0.5, 0.5])
+    np.testing.assert_allclose(colour_kept(plan, face=1, seconds=times)[:1], [9 / 11])
+    nothing = parse_edits(["age=0"], known)
+    np.testing.assert_array_equal(colour_kept(nothing, face=0, seconds=times), [0.0, 0.0, 0.0])

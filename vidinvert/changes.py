@@ -48,6 +48,10 @@ DOUBTED_ERROR = 7.0  # beyond it: at which trust falls to 1 / e
 SMALL_CHANGE = 3.0  # grey levels; a remaining change much smaller than this is not shown
 CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer counts
 BLOCK = 64  # frames whose changes are steadied at once along the flow
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B (BT.601)
+COLOUR_SHARE = 0.3  # of a change of colour, where colours are kept
+BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
+BROAD_LIGHT = 12.0  # grey levels at which a broad change of light is halved
 APART = 0.09  # seconds; what is carried along flow is found at every other frame up to here
 LEAD = 4.0  # time constants around a block that count: what is beyond weighs below 2 %
 
@@ -64,6 +68,8 @@ class EditedFace:
     `unedited`: the generator's pictures of `inversion.latents`; None = drawn when they are needed.
     `motion`: how the landmarks are moved by the warped composite, which then compares the pictures
     of `beside_motion` and not of `edited`; None = only as the pictures show it.
+    `colour_kept` (T,) in [0, 1]: how far the warped composite holds broad changes of colour and
+    light back (`keep_colour`); None = nowhere.
     """
 
     alignment: Alignment
@@ -77,6 +83,7 @@ class EditedFace:
     unedited: KeptPictures | None = None
     motion: FaceMotion | None = None
     beside_motion: Latents | MovedLatents | None = None
+    colour_kept: NDArray[np.float64] | None = None
 
 
 class ChangeStream:
@@ -300,13 +307,16 @@ class ChangeStream:
         changes: dict[int, Tensor] = {}
         for k, place in enumerate(shown.tolist()):
             source = None if guide is None else guide[place, 0].numpy()
+            kept = 0.0 if face.colour_kept is None else float(face.colour_kept[place])
             with self._clock.measure("measure change"):
                 if self._side is None:
-                    changes[place] = torch.as_tensor(measure_change(before[k], after[k], source))
+                    change = measure_change(before[k], after[k], source, colour_kept=kept)
+                    changes[place] = torch.as_tensor(change)
                     continue
                 # Averaged along a flow it is known no finer than the pictures that are followed.
                 small = [images.resize_picture(one[k], self._side) for one in (before, after)]
-                changes[place] = torch.as_tensor(measure_change(*small, source, fine=True)).half()
+                change = measure_change(*small, source, fine=True, colour_kept=kept)
+                changes[place] = torch.as_tensor(change).half()
         return changes
 
     def _unedited(self, batch: NDArray[np.int64]) -> NDArray[np.uint8]:
@@ -395,6 +405,7 @@ def measure_change(
     source: NDArray[np.uint8] | None,
     *,
     fine: bool = False,
+    colour_kept: float = 0.0,
 ) -> NDArray[np.float32]:
     """Split what an edit changes in a generated face into motion and what motion cannot explain.
 
@@ -409,6 +420,7 @@ def measure_change(
             None trusts the picture everywhere.
         fine: match every pixel: for pictures that were made smaller, which it costs little and
             which then lose nothing.
+        colour_kept: how far `keep_colour` is applied to what remains after moving.
 
     Returns:
         (R, R, 5): the flow in pixels, edited(p) comes from unedited(p + flow(p)), and the rest
@@ -417,6 +429,8 @@ def measure_change(
     size = before.shape[0]
     estimate = fine_flow if fine else optical_flow
     flow, rest = split_motion(before, after, sigma=FLOW_BLUR * size, estimate=estimate)
+    if colour_kept > 0:
+        rest = rest + np.float32(colour_kept) * (keep_colour(rest) - rest)
     if source is not None:
         if source.ndim == 3:
             error = np.abs(before.astype(np.float32) - source).mean(axis=2)
@@ -428,6 +442,20 @@ def measure_change(
         trust = images.resize_picture(np.exp(-doubt), size)
         rest = rest * displace(trust, flow)[..., None]
     return np.concatenate([flow, rest], axis=2, dtype=np.float32)
+
+
+def keep_colour(rest: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Hold broad changes of colour and light (R, R, 3), in grey levels, back.
+
+    What a generator has learnt of age is also how pictures of old and young people are lit and
+    toned, and at large strengths that becomes patches. Of colour `COLOUR_SHARE` stays; of light all
+    fine changes, as wrinkles, and of broad ones ever less beyond `BROAD_LIGHT`.
+    """
+    light = rest @ LUMA
+    broad = blur(light, sigma=BROAD * light.shape[0])
+    held = broad * (np.float32(BROAD_LIGHT) / (np.float32(BROAD_LIGHT) + np.abs(broad)))
+    colour = rest - light[..., None]
+    return np.float32(COLOUR_SHARE) * colour + (light - broad + held)[..., None]
 
 
 def flow_of(motion: FaceMotion, position: int, *, size: int) -> NDArray[np.float32]:

@@ -172,6 +172,20 @@ def total_strength(
     return total if fade is None else total * fade
 
 
+def colour_kept(plan: EditPlan, *, face: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return (T,) in [0, 1]: how far a face's colours are kept, as `LatentDirection` asks.
+
+    Of several edits each counts by its absolute strength; 0 where there is none.
+    """
+    kept, total = np.zeros_like(seconds), np.zeros_like(seconds)
+    for term in plan.terms:
+        if term.face in (None, face):
+            strength = np.abs(term.strength_at(seconds))
+            total += strength
+            kept += strength * term.direction.keeps_colour
+    return kept / np.where(total > 0, total, 1.0)
+
+
 def apply_edit(
     latents: Latents,
     plan: EditPlan,

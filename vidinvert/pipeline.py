@@ -21,7 +21,14 @@ from vidinvert.changes import EditedFace, draw_unedited, drawn_positions
 from vidinvert.checkpoints import find_pack, load_directions, load_landmark_readout
 from vidinvert.clock import Clock
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
-from vidinvert.editing import apply_edit, apply_motion, fade_at_gaps, parse_edits, total_strength
+from vidinvert.editing import (
+    apply_edit,
+    apply_motion,
+    colour_kept,
+    fade_at_gaps,
+    parse_edits,
+    total_strength,
+)
 from vidinvert.errors import NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
 from vidinvert.inversion import (
@@ -683,6 +690,7 @@ def edit_faces(
                 unedited=unedited if unedited and unedited.fits(codes) else None,
                 motion=motion,
                 beside_motion=None if motion is None else move(beside_motion=True),
+                colour_kept=colour_kept(plans.edit, face=track.track_id, seconds=seconds),
             )
         )
     return faces

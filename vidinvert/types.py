@@ -492,6 +492,7 @@ class LatentDirection:
 
     `layers`: the levels it moves; `unit` and `source` say what 1.0 means and how it was found.
     `motion`: how landmarks move with it; None = the generator's pictures show all of it.
+    `keeps_colour`: broad changes of colour and light that the pictures show are held back.
     """
 
     name: str
@@ -500,6 +501,7 @@ class LatentDirection:
     unit: str
     source: str
     motion: LandmarkMotion | None = None
+    keeps_colour: bool = False
 
     def __post_init__(self) -> None:
         check_shape("vector", self.vector, (None, None))
@@ -735,12 +737,16 @@ class PackFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DirectionMeta:
-    """What a pack says of a direction: what 1.0 means, where it is from, the levels it moves."""
+    """What a pack says of a direction: what 1.0 means, where it is from, the levels it moves.
+
+    `keeps_colour`: see `LatentDirection`.
+    """
 
     unit: str
     source: str
     layers: tuple[int, ...]
     figures: Mapping[str, float] = field(default_factory=dict[str, float])
+    keeps_colour: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -67,11 +67,13 @@ def test_figures_of_a_direction_are_read_beside_it_and_in_a_table_of_their_own(t
     entry = {"unit": "one", "source": "made up", "layers": [0]}
     directions = {
         "smile": {**entry, "figures": {"correlation": 0.9}},
-        "age": {**entry, "correlation": 0.8},
+        "age": {**entry, "correlation": 0.8, "keeps_colour": True},
     }
     pack = write(tmp_path / "own", directions=directions)
     assert pack.directions["smile"].figures == {"correlation": 0.9}
     assert pack.directions["age"].figures == {"correlation": 0.8}
+    assert pack.directions["age"].keeps_colour
+    assert not pack.directions["smile"].keeps_colour
 
 
 @pytest.mark.promise(18)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from vidinvert import images
 from vidinvert.appraisal.instruments import Instruments, batches
 from vidinvert.changes import EditedFace
-from vidinvert.editing import apply_edit, apply_motion, parse_edits
+from vidinvert.editing import apply_edit, apply_motion, colour_kept, parse_edits
 from vidinvert.geometry import quad_from_crop
 from vidinvert.inversion import mask_size
 from vidinvert.methods import Method
@@ -92,6 +92,7 @@ def edit_crops(crops: UInt8Array, editor: Editor, name: str, strength: float) ->
             beside_motion=None
             if motion is None
             else apply_edit(codes, plan, face=0, seconds=seconds, beside_motion=True),
+            colour_kept=colour_kept(plan, face=0, seconds=seconds),
         )
         batch = FrameBatch(frames=crops[part], indices=indices)
         (result,) = render([batch], [face], method, RenderPlan())

@@ -20,7 +20,7 @@ PACKS_VARIABLE = "VIDINVERT_PACKS"
 FORMATS = ("vidinvert", "official")
 
 _GENERATOR_FIELDS = ("kind", "crop_size", "style_count", "style_width")
-_DIRECTION_FIELDS = ("unit", "source", "layers")
+_DIRECTION_FIELDS = ("unit", "source", "layers", "keeps_colour")
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -259,6 +259,7 @@ def _read_direction(directions: Mapping[str, Any], name: str, path: Path) -> Dir
         source=_value(entry, "source", str, path),
         layers=tuple(_value(entry, "layers", list, path)),
         figures=figures,
+        keeps_colour=entry.get("keeps_colour", False) is True,
     )
 
 

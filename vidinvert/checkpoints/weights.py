@@ -118,6 +118,7 @@ def load_directions(pack: FacePack) -> dict[str, LatentDirection]:
             unit=meta.unit,
             source=meta.source,
             motion=motions.get(name),
+            keeps_colour=meta.keeps_colour,
         )
         for name, meta in pack.directions.items()
     }

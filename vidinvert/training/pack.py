@@ -60,6 +60,8 @@ GAINS = {
     "gender": 1.3,
     "hair_brightness": 1.3,
 }
+# Old and young people are lit and toned differently in the data: that is not shown.
+KEEPS_COLOUR = ("age",)
 # As rendered, a smile closes the eyes by nearly half of what it moves itself (measured in standard
 # deviations): so much of the motion that opens them is added to it.
 COUNTERED = {"smile": {"eyes_open": 0.36}}
@@ -267,6 +269,9 @@ def _write_directions(work: Path, target: Path) -> dict[str, Any]:
             described[name]["unit"] = (
                 f"1.0 = {gain:g} standard deviations, over the training faces, of {kind}"
             )
+    for name in KEEPS_COLOUR:
+        if name in described:
+            described[name]["keeps_colour"] = True
     save_file(vectors, target / "directions.safetensors")
     return described
 
