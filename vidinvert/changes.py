@@ -451,11 +451,11 @@ def keep_colour(rest: NDArray[np.float32]) -> NDArray[np.float32]:
     toned, and at large strengths that becomes patches. Of colour `COLOUR_SHARE` stays; of light all
     fine changes, as wrinkles, and of broad ones ever less beyond `BROAD_LIGHT`.
     """
-    light = rest @ LUMA
+    light = np.asarray(rest @ LUMA, np.float32)
     broad = blur(light, sigma=BROAD * light.shape[0])
-    held = broad * (np.float32(BROAD_LIGHT) / (np.float32(BROAD_LIGHT) + np.abs(broad)))
+    fine = light - broad * (np.abs(broad) / (np.float32(BROAD_LIGHT) + np.abs(broad)))
     colour = rest - light[..., None]
-    return np.float32(COLOUR_SHARE) * colour + (light - broad + held)[..., None]
+    return np.asarray(np.float32(COLOUR_SHARE) * colour + fine[..., None], np.float32)
 
 
 def flow_of(motion: FaceMotion, position: int, *, size: int) -> NDArray[np.float32]:

@@ -286,6 +286,21 @@ def test_a_second_look_is_put_into_a_packs_detector_and_stays_there(tmp_path):
     assert not np.array_equal(weights[0]["w0"], weights[1]["w0"])
 
 
+def test_a_pack_keeps_the_curves_of_what_was_trained(tmp_path):
+    trained_look(tmp_path / "work", bias=0.0)
+    rows = [f"{32 * k},{k}.0,{name},{1 / (k + 1):.4f}" for k in range(150) for name in ("b", "a")]
+    text = "\n".join(["images,seconds,metric,mean", *rows]) + "\n"
+    (tmp_path / "work" / "points" / "metrics.csv").write_text(text)
+    pack = described_pack(tmp_path / "pack")
+    made = write_mini(tmp_path / "work", face_set(train=1, val=1, size=16), start=pack)
+    kept = (made.directory / "curves" / "points.csv").read_text().splitlines()
+    assert kept[0] == "images,seconds,metric,mean"
+    assert kept[75] == "4768,149.0,a,0.0067"  # the last of 75 rows
+    assert kept[-1] == "4768,149.0,b,0.0067"
+    assert len(kept) == 151
+    assert not (pack.directory / "curves").exists()
+
+
 def test_calibrated_masks_keep_the_history_of_their_training(tmp_path):
     pack = described_pack(tmp_path / "pack")
     (tmp_path / "work" / "samm").mkdir(parents=True)

@@ -1,10 +1,11 @@
 """Put the trained stages together as a face pack, with where they came from and what they reach."""
 
+import csv
 import json
 import platform
 import shutil
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -47,6 +48,7 @@ SUMMARY = "Small 256 px face pack trained by vidinvert's own recipes; non-commer
 STAGES = ("autoencoder", "generator", "samm")
 OPTIONAL = ("diffcam", "deghost", *ENCODERS)  # of methods beyond SAMM: a pack may lack them
 FOUND_BY = ("detector", "points")  # what finds faces, in one file
+CURVE_POINTS = 60
 CLASSES_FILE = "classes.json"  # in Diff-CAM's folder: the directions that it names, in their order
 # Ratings are spread over the pictures by prediction, and what is predicted moves faces less than
 # what was rated; and of a motion, codes common to all faces hold only a part. These directions are
@@ -56,7 +58,7 @@ GAINS = {
     "mouth_open": 2.5,
     "eyes_open": 1.8,
     "yaw": 2.4,
-    "age": 1.45,
+    "age": 1.6,
     "gender": 1.3,
     "hair_brightness": 1.3,
 }
@@ -104,6 +106,7 @@ def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> 
         _write_part(work, stage, target)
     directions = _write_directions(work, target)
     _copy_detector(work, target)
+    keep_curves(work, target, (*trained, *FOUND_BY))
     basis = load_file(work / "codes" / "basis.safetensors")
     return write_pack(
         target,
@@ -130,6 +133,28 @@ def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> 
         provenance=_provenance(work, faces),
         figures=_figures(work),
     )
+
+
+def keep_curves(work: Path, target: Path, stages: Iterable[str]) -> None:
+    """Keep how the stages' losses fell with the images seen, in `curves/STAGE.csv` of a pack.
+
+    Of each metric about `CURVE_POINTS` rows stay, the last among them; see `loop.train`.
+    """
+    for stage in stages:
+        metrics = work / stage / "metrics.csv"
+        if not metrics.is_file():
+            continue
+        with metrics.open(newline="", encoding="utf-8") as stream:
+            names, *rows = csv.reader(stream)
+        column = names.index("metric")
+        kept: list[list[str]] = []
+        for metric in sorted({row[column] for row in rows}):
+            own = [row for row in rows if row[column] == metric]
+            step = max(1, len(own) // CURVE_POINTS)
+            kept += own[::-1][::step][::-1]
+        (target / "curves").mkdir(exist_ok=True)
+        with (target / "curves" / f"{stage}.csv").open("w", newline="", encoding="utf-8") as out:
+            csv.writer(out, lineterminator="\n").writerows([names, *kept])
 
 
 def _trained(work: Path, stage: str) -> bool:
@@ -199,6 +224,7 @@ def _update(work: Path, start: FacePack) -> FacePack:
         again.append("points")
     if {"detector", "points"} & {*again}:
         _copy_detector(work, target)
+    keep_curves(work, target, again)
     for stage in again:
         if stage == "samm" and not (work / stage / "checkpoint.pt").is_file():  # only calibrated
             continue

@@ -6,6 +6,7 @@ Names of what is added begin with `look.`, so that it can be taken out again.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -135,7 +136,7 @@ class _Graph:
     def number(self, value: float) -> str:
         return self.constant(np.array(value, np.float32))
 
-    def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: object) -> str:
+    def node(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
         name = output or f"{PREFIX}x{len(self.nodes)}"
         label = f"{PREFIX}{kind}{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [name], name=label, **attributes))
