@@ -22,9 +22,10 @@ from vidinvert.networks.samm import SAMM, Level, combine_masks
 from vidinvert.training.data import FaceSet, generator_at, sampling_weights
 from vidinvert.training.samm import draw_planted, face_prior, measure_masks
 
-FACES = 48  # training faces, every second one with something planted
+FACES = 32  # training faces, every second one with something planted
 SEED = 11
 STEPS = (0.4, 0.2)  # of offsets and of the gains' logarithms, coarse then fine
+LEAST_GAIN = 0.01  # dB that a change must bring
 MOST_TRIES = 60  # a blend that gets better without end has nothing to do with its masks
 Figures = Mapping[str, float]
 
@@ -141,7 +142,7 @@ def search(
             improved = False
             for candidate in neighbours(best, step):
                 found, tries = look(candidate), tries + 1
-                if allowed(found) and found["psnr"] > figures["psnr"]:
+                if allowed(found) and found["psnr"] > figures["psnr"] + LEAST_GAIN:
                     best, figures, improved = candidate, found, True
     return best, figures
 
