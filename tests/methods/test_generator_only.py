@@ -297,6 +297,17 @@ def test_a_pack_loaded_in_inference_mode_has_gradients(packs, method):
         torch.testing.assert_close(embedding.w_plus, outside, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", ["T", "R", "2"])
+def test_in_bfloat16_codes_stay_float32_and_get_better(packs, kind):
+    method = load_method(packs[kind], method="optimise:steps=10", dtype=torch.bfloat16)
+    crops = drawn(method, 1)
+    embedding = method.embed(crops)
+    found = method.refine(crops, embedding, None)
+    assert found.w_plus.dtype == torch.float32
+    before, after = (psnr(method, e.w_plus, crops) for e in (embedding, found))
+    assert (after > before + 3).all()
+
+
 def test_no_steps_leave_the_mean_code(packs):
     method = load_method(packs["T"], method="optimise:steps=0")
     crops = drawn(method, 1)
@@ -311,6 +322,7 @@ def test_no_steps_leave_the_mean_code(packs):
         ({"taps": 99}, "describes no StyleGAN3: taps is 99, expected a number from 2 to 16"),
         ({"kernel": "three"}, "describes no StyleGAN3: .*Correct its description"),
         ({"channels": [8, 3]}, r"describes no StyleGAN3: channels are \[8, 3\], expected 4"),
+        ({"channels": [8, 8, 8, -8, 3]}, r"channels are \[8, 8, 8, -8, 3\], expected 4"),
         ({"kernel": 1}, r"layers\.0\.weight \(8, 8, 3, 3\), expected \(8, 8, 1, 1\)"),
     ],
 )

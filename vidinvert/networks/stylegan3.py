@@ -236,7 +236,7 @@ class Generator3(nn.Module):
     ) -> None:
         super().__init__()
         widths = published_channels(plan) if channels is None else tuple(channels)
-        if len(widths) != plan.layers + 1 or widths[-1] != 3:
+        if len(widths) != plan.layers + 1 or widths[-1] != 3 or min(widths) < 1:
             raise ValueError(
                 f"channels are {list(widths)}, expected {plan.layers} for the layers, and 3"
             )
