@@ -25,6 +25,7 @@ from vidinvert.training.samm import draw_planted, face_prior, measure_masks
 FACES = 32  # training faces, every second one with something planted
 SEED = 11
 STEPS = (0.4, 0.2)  # of offsets and of the gains' logarithms, coarse then fine
+SHARPER = 0.4  # by how much the coarsest level is sharper when the search begins
 LEAST_GAIN = 0.01  # dB that a change must bring
 MOST_TRIES = 60  # a blend that gets better without end has nothing to do with its masks
 Figures = Mapping[str, float]
@@ -114,7 +115,11 @@ def calibrate(
 def search(
     look: Callable[[Calibration], Figures], start: Calibration, *, limits: Limits
 ) -> tuple[Calibration, Figures]:
-    """Change one number at a time as long as the blend gets better within the limits.
+    """Change a little at a time as long as the blend gets better within the limits.
+
+    The search begins where the coarsest level, which decides what may be masked at all, is sharper:
+    that bares faces, and leaves room for masks that grow elsewhere. Where it leads to no better
+    blend than the masks had at first, they stay as they were.
 
     At most about `MOST_TRIES` are looked at.
 
@@ -123,7 +128,7 @@ def search(
         start: where to begin; the limits on faces and planted things are set by its figures.
         limits: what must be kept to.
     """
-    best, figures = start, look(start)
+    given = figures = look(start)
     most = max(limits.mean_ood, figures["mean_ood"])
     bare = figures["mean_ood_face"] + limits.face_rise
     planted = figures["planted_iou"] - limits.planted_fall
@@ -135,7 +140,8 @@ def search(
             and found["planted_iou"] >= planted
         )
 
-    tries = 0
+    best, tries = sharpened(start, SHARPER), 1
+    figures = look(best)
     for step in STEPS:
         improved = True
         while improved and tries < MOST_TRIES:
@@ -144,7 +150,14 @@ def search(
                 found, tries = look(candidate), tries + 1
                 if allowed(found) and found["psnr"] > figures["psnr"] + LEAST_GAIN:
                     best, figures, improved = candidate, found, True
+    if not allowed(figures) or figures["psnr"] <= given["psnr"]:
+        return start, given
     return best, figures
+
+
+def sharpened(known: Calibration, step: float) -> Calibration:
+    """Return a calibration whose coarsest level is sharper by a step, and as much larger."""
+    return neighbours(known, step)[1]
 
 
 def neighbours(known: Calibration, step: float) -> list[Calibration]:
