@@ -43,7 +43,7 @@ class Limits:
 
     mean_ood: float = 0.32
     face_rise: float = 0.005
-    planted_fall: float = 0.015
+    planted_fall: float = 0.006
 
 
 @dataclass(frozen=True, slots=True)
