@@ -24,7 +24,7 @@ POINT_COUNT = 5
 LOG_DISTANCE_LIMIT = 4.0
 
 
-def _convolution(in_width: int, out_width: int, *, stride: int = 1, kernel: int = 3) -> nn.Module:
+def convolution(in_width: int, out_width: int, *, stride: int = 1, kernel: int = 3) -> nn.Module:
     """Convolution, batch norm, ReLU."""
     return nn.Sequential(
         nn.Conv2d(in_width, out_width, kernel, stride, kernel // 2, bias=False),
@@ -38,7 +38,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = _convolution(width, width)
+        self.first = convolution(width, width)
         self.second = nn.Sequential(
             nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
         )
@@ -72,16 +72,16 @@ class FaceDetectorNet(nn.Module):
     ) -> None:
         super().__init__()
         c2, c4, c8, c16, c32 = widths
-        self.stem = nn.Sequential(_convolution(3, c2, stride=2), _convolution(c2, c4, stride=2))
+        self.stem = nn.Sequential(convolution(3, c2, stride=2), convolution(c2, c4, stride=2))
         self.stages = nn.ModuleList(
             [
-                nn.Sequential(_convolution(c4, c8, stride=2), _convolution(c8, c8)),
-                nn.Sequential(_convolution(c8, c16, stride=2), Residual(c16)),
-                nn.Sequential(_convolution(c16, c32, stride=2), Residual(c32)),
+                nn.Sequential(convolution(c4, c8, stride=2), convolution(c8, c8)),
+                nn.Sequential(convolution(c8, c16, stride=2), Residual(c16)),
+                nn.Sequential(convolution(c16, c32, stride=2), Residual(c32)),
             ]
         )
         self.laterals = nn.ModuleList([nn.Conv2d(width, neck_width, 1) for width in (c8, c16, c32)])
-        self.smooths = nn.ModuleList([_convolution(neck_width, neck_width) for _ in STRIDES])
+        self.smooths = nn.ModuleList([convolution(neck_width, neck_width) for _ in STRIDES])
         self.tower = nn.Conv2d(neck_width, neck_width, 3, 1, 1)
         self.score = nn.Conv2d(neck_width, ANCHORS_PER_CELL, 1)
         self.box = nn.Conv2d(neck_width, ANCHORS_PER_CELL * 4, 1)

@@ -9,35 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidinvert.networks.detector import Residual, convolution
+
 PATCH = 80  # side of what the network sees, in pixels
 # Where the five points of an average face lie, as shares of the patch's side (x, y).
 EXPECTED_XY = ((0.34, 0.40), (0.66, 0.40), (0.50, 0.575), (0.37, 0.74), (0.63, 0.74))
 EYES_APART = 0.32  # of the patch's side
 MIRRORED_POINTS = (1, 0, 2, 4, 3)
-
-
-def _convolution(in_width: int, out_width: int, *, stride: int = 1) -> nn.Module:
-    """Convolution 3x3, batch norm, ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(in_width, out_width, 3, stride, 1, bias=False),
-        nn.BatchNorm2d(out_width),
-        nn.ReLU(inplace=True),
-    )
-
-
-class Unit(nn.Module):
-    """Two 3x3 convolutions whose sum with the input is rectified."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.first = _convolution(width, width)
-        self.second = nn.Sequential(
-            nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        return F.relu(x + self.second(self.first(x)))
 
 
 class SecondLook(nn.Module):
@@ -53,13 +31,13 @@ class SecondLook(nn.Module):
         super().__init__()
         first, second, third, fourth = widths
         self.body = nn.Sequential(
-            _convolution(3, first, stride=2),
-            _convolution(first, second, stride=2),
-            Unit(second),
-            _convolution(second, third, stride=2),
-            Unit(third),
-            _convolution(third, fourth, stride=2),
-            Unit(fourth),
+            convolution(3, first, stride=2),
+            convolution(first, second, stride=2),
+            Residual(second),
+            convolution(second, third, stride=2),
+            Residual(third),
+            convolution(third, fourth, stride=2),
+            Residual(fourth),
         )
         self.head = nn.Linear(fourth * (PATCH // 16) ** 2, 10)
         nn.init.zeros_(self.head.weight)
