@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from vidinvert.networks.detector import ANCHORS_PER_CELL, POINT_COUNT, STRIDES
+from vidinvert.networks.detector import ANCHORS_PER_CELL, POINT_COUNT, STRIDES, Residual
 from vidinvert.networks.second_look import (
     EXPECTED_XY,
     MIRRORED_POINTS,
     PATCH,
     SecondLook,
-    Unit,
     centre,
     fitting_matrix,
     sample_axis,
@@ -152,7 +151,7 @@ class _Graph:
 
     def network(self, x: str, module: nn.Module) -> str:
         """Add a `SecondLook`'s body; each norm is folded into its convolution."""
-        if isinstance(module, Unit):
+        if isinstance(module, Residual):
             inner = self.network(self.network(x, module.first), module.second)
             return self.node("Relu", self.node("Add", x, inner))
         layers = list(module.children())
