@@ -163,7 +163,7 @@ def encoder_recipe(**options):
 
 @pytest.mark.slow
 def test_the_encoder_learns_level_after_level(tmp_path):
-    trained = encoder_recipe(learning_rate=3e-3)
+    trained = encoder_recipe(learning_rate=3e-4)  # at ten times that, rounding decides
     frozen = snapshot(trained._generator)
     target = to_float(trained._validation)
     encoder = trained.modules["encoder"]
@@ -173,10 +173,9 @@ def test_the_encoder_learns_level_after_level(tmp_path):
         assert added.abs().max() == 0
         assert (alone - alone[:, :1]).abs().max() == 0  # one vector serves all levels
         assert (trained._codes(encoder, target, 0.2)[1].abs().amax(dim=(0, 2)) > 0).sum() == 4
-    first = last = trained.step(0, 4, 0.0)
-    for number in range(1, 9):
-        last = trained.step(4 * number, 4, 0.5)
-    assert last["pixel"] + last["squeeze"] < first["pixel"] + first["squeeze"]
+    steps = [trained.step(4 * number, 4, 0.5 if number else 0.0) for number in range(9)]
+    errors = [step["pixel"] + step["squeeze"] for step in steps]
+    assert np.mean(errors[-3:]) < 0.85 * errors[0], errors
     assert changed(trained._generator, frozen) == set()
     assert trained.sheet().shape == (128, 2 * 64, 3)
     assert set(trained.evaluate()) == {"psnr", "squeeze"}
