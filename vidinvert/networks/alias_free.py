@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import signal, special
+from scipy import special
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -191,6 +191,8 @@ def design_lowpass(
         radial: (taps, taps), the same in all directions, from the jinc function (appendix C.1);
             else (taps,), run along both axes.
     """
+    from scipy import signal  # a second, which starting would take for packs of every kind
+
     width = 2 * band.half_width
     if not radial:
         line = signal.firwin(numtaps=taps, cutoff=band.cutoff, width=width, fs=rate)
