@@ -59,7 +59,9 @@ def test_landmarks_replace_the_points_unless_they_are_far_off():
     crop = np.zeros((256, 256, 3), np.uint8)
     near = FaceLabels(boxes_xyxy=box, points_xy=expected[None].astype(np.float32) + 4)
     refined = _refine(FixedLandmarks(five), crop, near)
-    np.testing.assert_allclose(refined.points_xy[0], expected, atol=2.0)
+    # Views that are a pixel off; at the eyes the mean with YuNet's points, which lie 4 off.
+    np.testing.assert_allclose(refined.points_xy[0, 2:], expected[2:], atol=2.0)
+    np.testing.assert_allclose(refined.points_xy[0, :2], expected[:2] + 2.0, atol=1.0)
     far = FaceLabels(boxes_xyxy=box, points_xy=expected[None].astype(np.float32) + 40)
     np.testing.assert_array_equal(_refine(FixedLandmarks(five), crop, far).points_xy, far.points_xy)
 
