@@ -177,12 +177,9 @@ def colour_kept(plan: EditPlan, *, face: int, seconds: NDArray[np.float64]) -> N
 
     Of several edits each counts by its absolute strength; 0 where there is none.
     """
-    kept, total = np.zeros_like(seconds), np.zeros_like(seconds)
-    for term in plan.terms:
-        if term.face in (None, face):
-            strength = np.abs(term.strength_at(seconds))
-            total += strength
-            kept += strength * term.direction.keeps_colour
+    keeping = EditPlan(terms=tuple(t for t in plan.terms if t.direction.keeps_colour))
+    total = total_strength(plan, face=face, seconds=seconds)
+    kept = total_strength(keeping, face=face, seconds=seconds)
     return kept / np.where(total > 0, total, 1.0)
 
 

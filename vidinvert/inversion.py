@@ -170,11 +170,10 @@ def _cut_crops(
     progress: Progress | None,
 ) -> Iterator[_Cut]:
     """Cut the crops that are wanted, a network's batch at a time; frames are let go at once."""
-    nothing = [torch.empty(0, 3, *2 * [track.alignment.crop_size]) for track in tracks]
-    waiting = {
-        number: _Cut(track, np.zeros(0, np.int64), crops)
-        for number, (track, crops) in enumerate(zip(tracks, nothing, strict=True))
-    }
+    waiting = [
+        _Cut(track, np.zeros(0, np.int64), torch.empty(0, 3, size, size))
+        for track, size in ((track, track.alignment.crop_size) for track in tracks)
+    ]
 
     def take(number: int) -> _Cut:
         track, positions, crops = waiting[number]
@@ -199,7 +198,7 @@ def _cut_crops(
                 yield take(number)
         if progress is not None:
             progress(len(batch.indices))
-    for number, rest in waiting.items():
+    for number, rest in enumerate(waiting):
         if len(rest.positions):
             yield take(number)
 

@@ -540,9 +540,11 @@ def analyse(
         )
         for track in tracks
     ]
-    measured = [choose_measured(a, pack.method, seconds, steady, shots=shots) for a in alignments]
-    if choose_composite(plans.render, pack.method) != "warped":  # others draw every frame's codes
-        measured = [np.ones_like(one) for one in measured]
+    measured = None  # composites but the warped one draw every frame's codes
+    if choose_composite(plans.render, pack.method) == "warped":
+        measured = [
+            choose_measured(one, pack.method, seconds, steady, shots=shots) for one in alignments
+        ]
     first = min((int(a.indices[0]) for a in alignments), default=frames.start)
     last = max((int(a.indices[-1]) + 1 for a in alignments), default=first)
     done = 0

@@ -13,32 +13,18 @@ from vidinvert.methods.encoders import (
     load_encoder,
 )
 from vidinvert.methods.generators import load_stylegan2
+from vidinvert.methods.on_generator import OnGenerator
 from vidinvert.networks.featurestyle import move_content
 from vidinvert.networks.stylegan2 import Generator
 from vidinvert.types import Embedding, FacePack, Synthesis
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EncoderOnly:
+class EncoderOnly(OnGenerator):
     """The encoder's codes and the generator's picture; nothing counts as out of domain."""
 
     encoder: Encoder
     generator: Generator
-
-    @property
-    def crop_size(self) -> int:
-        """Side R of the crops."""
-        return self.generator.size
-
-    @property
-    def style_count(self) -> int:
-        """L, style vectors of a code."""
-        return self.generator.style_count
-
-    @property
-    def style_width(self) -> int:
-        """D, width of a style vector."""
-        return self.generator.style_width
 
     def embed(self, crops: Tensor) -> Embedding:
         """Find the codes and the encoder's maps (coarse to fine) of crops (N, 3, R, R)."""
@@ -59,10 +45,6 @@ class EncoderOnly:
             return None
         content = embedding.features[0]
         return move_content(self.generator, content, embedding.w_plus, w_plus)
-
-    def find_mask(self, embedding: Embedding) -> Tensor:
-        """Return the mask of the unedited codes, (N, 1, R, R): 0, nothing is kept."""
-        return embedding.w_plus.new_zeros(len(embedding.w_plus), 1, self.crop_size, self.crop_size)
 
     def synthesise(self, embedding: Embedding, w_plus: Tensor) -> Synthesis:
         """Render codes (N, L, D) with the generator's fixed noise, and the content, if any."""

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from vidinvert.checkpoints import fill_module, load_part
 from vidinvert.methods.encoders import read_part
 from vidinvert.methods.generators import load_stylegan2, load_stylegan3
+from vidinvert.methods.on_generator import OnGenerator
 from vidinvert.methods.optimisation import OptimisationPlan, optimise_codes
 from vidinvert.networks import keymaps_indomain
 from vidinvert.networks.ops import prepare, set_precision
@@ -29,7 +30,7 @@ from vidinvert.networks.stylegan2 import Generator
 from vidinvert.networks.stylegan3 import Generator3
 from vidinvert.networks.vgg import PUBLISHED_WIDTHS as VGG_WIDTHS
 from vidinvert.networks.vgg import Vgg16Features
-from vidinvert.types import Embedding, FacePack, Synthesis
+from vidinvert.types import Embedding, FacePack
 
 STEPS = 50  # of a frame that starts from the first one's codes
 FIRST_FRAME_FACTOR = 4  # the first frame of a run takes as many times the steps
@@ -43,7 +44,7 @@ SAMPLES = 4096  # of z, to measure W with
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GeneratorOnly:
+class GeneratorOnly(OnGenerator):
     """See the module; implements `vidinvert.methods.Method` and `Follower`.
 
     `w_mean` (1, D). `plan.steps` are those of a frame that starts from the first one of its run,
@@ -54,21 +55,6 @@ class GeneratorOnly:
     features: Vgg16Features | None
     w_mean: Tensor
     plan: OptimisationPlan
-
-    @property
-    def crop_size(self) -> int:
-        """Side R of the crops."""
-        return self.generator.size
-
-    @property
-    def style_count(self) -> int:
-        """L, style vectors of a code."""
-        return self.generator.style_count
-
-    @property
-    def style_width(self) -> int:
-        """D, width of a style vector."""
-        return self.generator.style_width
 
     def embed(self, crops: Tensor) -> Embedding:
         """Return the mean code for each of the crops (N, 3, R, R): where optimisation starts."""
@@ -126,15 +112,6 @@ class GeneratorOnly:
             side = min(self.crop_size, LARGEST_SEEN)
             maps.append(self.features(F.interpolate(images, size=(side, side), mode="area")))
         return tuple(maps)
-
-    def find_mask(self, embedding: Embedding) -> Tensor:
-        """Return the mask of the embedded codes, (N, 1, R, R): 0, nothing is kept."""
-        return embedding.w_plus.new_zeros(len(embedding.w_plus), 1, self.crop_size, self.crop_size)
-
-    def synthesise(self, embedding: Embedding, w_plus: Tensor) -> Synthesis:
-        """Render codes (N, L, D); the crops they came from play no part."""
-        image = self.generate(w_plus)
-        return Synthesis(image=image, ood=torch.zeros_like(image[:, :1]))
 
     def generate(self, w_plus: Tensor) -> Tensor:
         """Render codes (N, L, D), with the fixed noise of a generator that has some."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from vidinvert.checkpoints import fill_module
 from vidinvert.errors import CheckpointError
 from vidinvert.methods.encoders import check_setting, read_part
+from vidinvert.methods.on_generator import OnGenerator
 from vidinvert.methods.optimisation import OptimisationPlan, optimise_codes
 from vidinvert.networks import keymaps_indomain
 from vidinvert.networks.indomain import PUBLISHED_WIDTHS, DomainGuidedEncoder
@@ -22,7 +23,7 @@ from vidinvert.networks.ops import prepare, set_precision
 from vidinvert.networks.stylegan1 import Generator1
 from vidinvert.networks.vgg import PUBLISHED_WIDTHS as VGG_WIDTHS
 from vidinvert.networks.vgg import Vgg16Features
-from vidinvert.types import Embedding, FacePack, Synthesis
+from vidinvert.types import Embedding, FacePack
 
 # The first frame of an unbroken run has no frame before it to start from: it takes as many times
 # the steps. With 25 steps it takes the 100 that are published for single pictures.
@@ -31,7 +32,7 @@ TEMPORAL_WEIGHT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class InDomain:
+class InDomain(OnGenerator):
     """See the module; implements `vidinvert.methods.Method` and `Refiner`.
 
     `features` is None where no steps are asked for; `plan.steps` are those of a frame that starts
@@ -42,21 +43,6 @@ class InDomain:
     generator: Generator1
     features: Vgg16Features | None
     plan: OptimisationPlan
-
-    @property
-    def crop_size(self) -> int:
-        """Side R of the crops."""
-        return self.generator.size
-
-    @property
-    def style_count(self) -> int:
-        """L, style vectors of a code."""
-        return self.generator.style_count
-
-    @property
-    def style_width(self) -> int:
-        """D, width of a style vector."""
-        return self.generator.style_width
 
     def embed(self, crops: Tensor) -> Embedding:
         """Find the encoder's codes of crops (N, 3, R, R)."""
@@ -86,19 +72,6 @@ class InDomain:
     def find_features(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the feature maps that optimisation compares pictures in."""
         return () if self.features is None else (self.features(images),)
-
-    def find_mask(self, embedding: Embedding) -> Tensor:
-        """Return the mask of the embedded codes, (N, 1, R, R): 0, nothing is kept."""
-        return embedding.w_plus.new_zeros(len(embedding.w_plus), 1, self.crop_size, self.crop_size)
-
-    def synthesise(self, embedding: Embedding, w_plus: Tensor) -> Synthesis:
-        """Render codes (N, L, D) with the generator's fixed noise."""
-        image = self.generate(w_plus)
-        return Synthesis(image=image, ood=torch.zeros_like(image[:, :1]))
-
-    def generate(self, w_plus: Tensor) -> Tensor:
-        """Render codes (N, L, D) with the generator's fixed noise."""
-        return self.generator(w_plus)
 
 
 def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> InDomain:
