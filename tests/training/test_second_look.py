@@ -12,6 +12,7 @@ from vidinvert.networks.detector import STRIDES, FaceDetectorNet
 from vidinvert.networks.second_look import (
     EXPECTED_XY,
     PATCH,
+    TURN,
     SecondLook,
     cut_patches,
     from_patch,
@@ -88,13 +89,30 @@ def test_a_patch_shows_the_face_upright_and_in_its_size():
     torch.testing.assert_close(seen, from_patch(placed, five)[0, :2], atol=1e-3, rtol=0)
 
 
-def test_looking_twice_does_not_care_for_left_and_right():
-    look, patches = random_look(), torch.randn(2, 3, PATCH, PATCH)
+def test_a_mirrored_face_turned_the_other_way_is_seen_alike():
+    look, pictures = random_look(), torch.from_numpy(smooth_pictures(2, 96, 96))
+    points = 48.0 + 60.0 * (torch.tensor(EXPECTED_XY) - 0.5) + torch.tensor([[[5.0, 2]], [[0, -4]]])
+    mirrored = points[:, [1, 0, 2, 4, 3]] * torch.tensor([-1.0, 1.0]) + torch.tensor([95.0, 0.0])
     with torch.no_grad():
-        found, mirrored = look.look_twice(patches), look.look_twice(patches.flip(3))
-    swapped = mirrored[:, [1, 0, 2, 4, 3]]
-    torch.testing.assert_close(found[..., 0], 1.0 - swapped[..., 0])
-    torch.testing.assert_close(found[..., 1], swapped[..., 1])
+        found = look.look(pictures, points, turn=0.3, mirrored=False)
+        other = look.look(pictures.flip(3), mirrored, turn=-0.3, mirrored=True)
+        upright = look.look(pictures, points, turn=0.0, mirrored=False)
+    other = other[:, [1, 0, 2, 4, 3]] * torch.tensor([-1.0, 1.0]) + torch.tensor([95.0, 0.0])
+    torch.testing.assert_close(found, other, atol=1e-3, rtol=0)
+    assert (found - upright).norm(dim=2).max() > 0.05  # another picture is seen
+
+
+def test_later_looks_start_where_the_first_one_ended():
+    """A network that always answers with the expected points and a shift lets one count them."""
+    look = SecondLook(widths=(4, 4, 6, 8)).eval()
+    torch.nn.init.constant_(look.head.bias.view(5, 2)[:, 1], 0.1)  # downwards
+    points = 48.0 + 40.0 * (torch.tensor(EXPECTED_XY)[None] - 0.5)  # the patch has 40 pixels a side
+    with torch.no_grad():
+        found = look.refine(torch.zeros(1, 3, 96, 96), points)
+    # 4 px after the first look; 8 after the others, turned by as much to both sides.
+    down = (4.0 + 4.0 + 4.0 + 2 * 4.0 * np.cos(TURN)) / 3
+    moved = (found - points)[0].mean(dim=0)
+    torch.testing.assert_close(moved, torch.tensor([0.0, float(down)]), atol=1e-3, rtol=0)
 
 
 def test_the_file_looks_again_at_the_faces_that_are_kept_and_at_no_other():

@@ -1,9 +1,12 @@
 """A closer look at found faces: a small network that corrects their five key points.
 
 A detector sees a face in a few cells of its coarse maps, and its key points are as coarse. Here the
-face is cut out upright and in one size, by the points that the detector gave, and looked at twice,
-as it is and mirrored.
+face is cut out upright and in one size, by the points that the detector gave, and looked at; then,
+by the points found so, turned a little to one side, and mirrored to the other. The mean of the
+three is nearer than any: a network errs otherwise on another picture of the same face.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +19,8 @@ PATCH = 80  # side of what the network sees, in pixels
 EXPECTED_XY = ((0.34, 0.40), (0.66, 0.40), (0.50, 0.575), (0.37, 0.74), (0.63, 0.74))
 EYES_APART = 0.32  # of the patch's side
 MIRRORED_POINTS = (1, 0, 2, 4, 3)
+TURN = 0.12  # radians, by which the face is turned when it is looked at again
+VIEWS = ((TURN, False), (-TURN, True))  # these looks: turn, and whether mirrored
 
 
 class SecondLook(nn.Module):
@@ -55,25 +60,39 @@ class SecondLook(nn.Module):
         """
         return self.expected + self.head(self.body(patches).flatten(1)).view(-1, 5, 2)
 
-    def look_twice(self, patches: Tensor) -> Tensor:
-        """Return the mean of what `forward` finds in patches and in their mirror images."""
-        both = self(torch.cat([patches, patches.flip(3)]))
-        plain, mirrored = both.chunk(2)
-        mirrored = mirrored[:, list(MIRRORED_POINTS)]
-        return (plain + torch.stack([1.0 - mirrored[..., 0], mirrored[..., 1]], dim=-1)) / 2
+    def look(self, images: Tensor, points: Tensor, *, turn: float, mirrored: bool) -> Tensor:
+        """Look once at faces where `points` say that they are; see `refine`.
+
+        Args:
+            images: (N, 3, H, W).
+            points: (N, 5, 2) in pixels.
+            turn: radians, by which the patch is turned against the face.
+            mirrored: whether the patch is shown mirrored, left to right.
+
+        Returns:
+            (N, 5, 2) in pixels.
+        """
+        placed = turn_patches(place_patches(points), turn)
+        patches = cut_patches(images, placed)
+        found = self(patches.flip(3) if mirrored else patches)
+        if mirrored:
+            found = found[:, list(MIRRORED_POINTS)]
+            found = torch.stack([1.0 - found[..., 0], found[..., 1]], dim=-1)
+        return from_patch(placed, found)
 
     def refine(self, images: Tensor, points: Tensor) -> Tensor:
-        """Return key points after a second look.
+        """Return key points after another look, and two more from where that found them.
 
         Args:
             images: (N, 3, H, W), one a face, as the detector reads them.
             points: (N, 5, 2) in pixels, what the detector found.
 
         Returns:
-            (N, 5, 2) in pixels.
+            (N, 5, 2) in pixels: the mean of the three looks.
         """
-        placed = place_patches(points)
-        return from_patch(placed, self.look_twice(cut_patches(images, placed)))
+        first = self.look(images, points, turn=0.0, mirrored=False)
+        others = [self.look(images, first, turn=t, mirrored=m) for t, m in VIEWS]
+        return torch.stack([first, *others]).mean(dim=0)
 
 
 def place_patches(points: Tensor) -> Tensor:
@@ -84,6 +103,13 @@ def place_patches(points: Tensor) -> Tensor:
         at (a u - b v + x, b u + a v + y) in the picture.
     """
     return points.flatten(1) @ fitting_matrix().to(points)
+
+
+def turn_patches(placed: Tensor, turn: float) -> Tensor:
+    """Turn patches (N, 4) about their `centre()` by `turn` radians; see `place_patches`."""
+    a, b, x, y = placed.unbind(1)
+    c, s = math.cos(turn), math.sin(turn)
+    return torch.stack([a * c - b * s, b * c + a * s, x, y], dim=1)
 
 
 def centre() -> tuple[float, float]:

@@ -19,6 +19,7 @@ from vidinvert.networks.second_look import (
     EXPECTED_XY,
     MIRRORED_POINTS,
     PATCH,
+    VIEWS,
     SecondLook,
     centre,
     fitting_matrix,
@@ -125,12 +126,16 @@ class _Graph:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.weights: list[onnx.TensorProto] = []
+        self.known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def constant(self, values: NDArray[np.generic] | list[int]) -> str:
-        name = f"{PREFIX}w{len(self.weights)}"
+        """Add an array, or name the equal one that is there: looks share their network."""
         array = np.array(values, np.int64 if isinstance(values, list) else None, order="C")
-        self.weights.append(numpy_helper.from_array(array, name))
-        return name
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self.known:
+            self.known[key] = name = f"{PREFIX}w{len(self.weights)}"
+            self.weights.append(numpy_helper.from_array(array, name))
+        return self.known[key]
 
     def number(self, value: float) -> str:
         return self.constant(np.array(value, np.float32))
@@ -185,10 +190,15 @@ def _look_again(g: _Graph, look: SecondLook) -> None:
     found = g.node("Mul", g.node("Gather", rows, flat, axis=0), step)
     here = g.node("Gather", cells, row, axis=0)  # (F, 2)
     found = g.node("Add", found, g.node("Tile", here, g.constant([1, POINT_COUNT])))
-    placed = g.node("MatMul", found, g.constant(fitting_matrix().numpy()))  # (F, 4)
-    parts = [g.columns(placed, k, k + 1) for k in range(4)]
-    patches = _cut(g, g.node("Gather", "images", batch, axis=0), parts)
-    better = _to_picture(g, parts, _look_twice(g, look, patches))
+    images = g.node("Gather", "images", batch, axis=0)
+    first = _look_at(g, look, images, found, ((0.0, False),))
+    others = _look_at(g, look, images, first, VIEWS)
+    share = 1.0 / (1 + len(VIEWS))
+    better = g.node(
+        "Add",
+        g.node("Mul", first, g.number(share)),
+        g.node("Mul", others, g.number(1.0 - share)),
+    )
     moved = g.node("Div", g.node("Sub", better, found), step)
     index = g.node("Unsqueeze", flat, g.constant([1]))
     before = g.node("Gather", rows, flat, axis=0)
@@ -240,58 +250,110 @@ def _choose(g: _Graph, scores: str, boxes: str, cells: str) -> tuple[str, str]:
     )
 
 
-def _cut(g: _Graph, images: str, placed: list[str]) -> str:
-    """Cut patches (F, 3, 80, 80); see `second_look.cut_patches`."""
-    a, b, x, y = (g.node("Unsqueeze", part, g.constant([2])) for part in placed)  # (F, 1, 1)
-    u = g.constant(sample_axis(0).numpy().reshape(1, 1, PATCH))
-    v = g.constant(sample_axis(1).numpy().reshape(1, PATCH, 1))
-    across = g.node("Add", g.node("Sub", g.node("Mul", a, u), g.node("Mul", b, v)), x)
-    down = g.node("Add", g.node("Add", g.node("Mul", b, u), g.node("Mul", a, v)), y)
+def _look_at(
+    g: _Graph, look: SecondLook, images: str, points: str, views: tuple[tuple[float, bool], ...]
+) -> str:
+    """Return the mean of looks at faces, one a view (turn, mirrored).
+
+    Args:
+        g: the graph.
+        look: the network.
+        images: (F, 3, H, W), one a face.
+        points: (F, 10) in pixels, by which patches are placed.
+        views: see `SecondLook.look`.
+
+    Returns:
+        (F, 10) in pixels.
+    """
+    placed = g.node("MatMul", points, g.constant(fitting_matrix().numpy()))  # (F, 4)
+    parts = [g.columns(placed, k, k + 1) for k in range(4)]
+    patches = _cut(g, images, parts, [turn for turn, _ in views])
+    shown = []
+    for number, (_, mirrored) in enumerate(views):
+        patch = patches
+        if len(views) > 1:
+            patch = g.columns(patches, number * PATCH, (number + 1) * PATCH, axis=2)
+        if mirrored:
+            bounds = [g.constant([value]) for value in (-1, -(PATCH + 1), 3, -1)]
+            patch = g.node("Slice", patch, *bounds)
+        shown.append(patch)
+    seen = g.node("Concat", *shown, axis=0)  # (V F, 3, 80, 80)
+    features = g.node("Flatten", g.network(seen, look.body), axis=1)
+    weight = g.constant(look.head.weight.detach().numpy())
+    bias = g.constant(look.head.bias.detach().numpy())
+    found = g.node("Gemm", features, weight, bias, transB=1)  # (V F, 10), less the expected points
+    found = g.node("Reshape", found, g.constant([len(views), -1, POINT_COUNT * 2]))
+    matrices, offsets = zip(*(_upright(*view) for view in views), strict=True)
+    found = g.node("MatMul", found, g.constant(np.stack(matrices).astype(np.float32)))
+    found = g.node("ReduceMean", found, axes=[0], keepdims=0)
+    found = g.node("Add", found, g.constant(np.mean(offsets, axis=0).astype(np.float32)))
+    return _to_picture(g, parts, found)
+
+
+def _upright(turn: float, mirrored: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return how the network's ten numbers become points of an upright patch, less `centre()`.
+
+    Returns:
+        (10, 10) and (10,): numbers x become x @ matrix + offset.
+    """
+    known, middle = np.array(EXPECTED_XY), np.array(centre())
+
+    def points(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+        five = known + numbers.reshape(5, 2)
+        if mirrored:
+            five = five[list(MIRRORED_POINTS)] * (-1.0, 1.0) + (1.0, 0.0)
+        (u, v), c, s = (five - middle).T, np.cos(turn), np.sin(turn)
+        return np.stack([c * u - s * v, s * u + c * v], axis=1).reshape(-1)
+
+    offset = points(np.zeros(10))
+    return np.stack([points(row) - offset for row in np.eye(10)]), offset
+
+
+def _cut(g: _Graph, images: str, placed: list[str], turns: list[float]) -> str:
+    """Cut patches (F, 3, 80 V, 80), V one below the other; see `second_look.cut_patches`."""
+    a, b, x, y = placed  # (F, 1)
+    c = g.constant(np.cos(turns).astype(np.float32)[None])
+    s = g.constant(np.sin(turns).astype(np.float32)[None])
+    along = g.node("Sub", g.node("Mul", a, c), g.node("Mul", b, s))  # (F, V)
+    aside = g.node("Add", g.node("Mul", b, c), g.node("Mul", a, s))
+    axes = g.constant([2, 3])
+    u = g.constant(sample_axis(0).numpy().reshape(1, 1, 1, PATCH))
+    v = g.constant(sample_axis(1).numpy().reshape(1, 1, PATCH, 1))
     grid = []
-    for places, axis in ((across, 3), (down, 2)):
-        size = g.node("Cast", g.size_of("images", axis), to=TensorProto.FLOAT)
-        doubled = g.node("Add", g.node("Mul", places, g.number(2.0)), g.number(1.0))
-        share = g.node("Sub", g.node("Div", doubled, size), g.number(1.0))
-        grid.append(g.node("Unsqueeze", share, g.constant([3])))
+    terms = ((3, along, x, g.node("Neg", aside)), (2, aside, y, along))
+    for axis, by_u, shift, by_v in terms:
+        size = g.node("Cast", g.size_of(images, axis), to=TensorProto.FLOAT)
+        scale = g.node("Div", g.number(2.0), size)
+        # A pixel x of the picture is (2 x + 1) / size - 1 to GridSample.
+        start = g.node("Mul", g.node("Add", shift, g.number(0.5)), scale)
+        start = g.node("Unsqueeze", g.node("Sub", start, g.number(1.0)), axes)  # (F, 1, 1, 1)
+        by_u, by_v = (g.node("Unsqueeze", g.node("Mul", n, scale), axes) for n in (by_u, by_v))
+        row = g.node("Add", g.node("Mul", by_u, u), start)  # (F, V, 1, 80)
+        places = g.node("Add", row, g.node("Mul", by_v, v))  # (F, V, 80, 80)
+        # Kept on the picture here: onnxruntime takes four times as long to do so ("border").
+        last = g.node("Sub", g.number(1.0), g.node("Div", g.number(1.0), size))
+        places = g.node("Max", g.node("Min", places, last), g.node("Neg", last))
+        grid.append(g.node("Unsqueeze", places, g.constant([4])))
     return g.node(
         "GridSample",
         images,
-        g.node("Concat", *grid, axis=3),
+        g.node(
+            "Reshape",
+            g.node("Concat", *grid, axis=4),
+            g.constant([0, len(turns) * PATCH, PATCH, 2]),
+        ),
         mode="bilinear",
-        padding_mode="border",
+        padding_mode="zeros",
         align_corners=0,
     )
 
 
-def _look_twice(g: _Graph, look: SecondLook, patches: str) -> tuple[str, str]:
-    """Return u and v (F, 5) of the points found in the patches, less `centre()`."""
-    bounds = [g.constant([value]) for value in (-1, -(PATCH + 1), 3, -1)]
-    both = g.node("Concat", patches, g.node("Slice", patches, *bounds), axis=0)
-    features = g.node("Flatten", g.network(both, look.body), axis=1)
-    head = look.head
-    known = np.array(EXPECTED_XY, np.float32).reshape(-1)
-    weight = g.constant(head.weight.detach().numpy())
-    bias = g.constant(head.bias.detach().numpy() + known)
-    found = g.node("Gemm", features, weight, bias, transB=1)  # (2 F, 10)
-    found = g.node("Reshape", found, g.constant([2, -1, POINT_COUNT, 2]))
-    plain, mirrored = (g.columns(found, k, k + 1, axis=0) for k in (0, 1))
-    mirrored = g.node("Gather", mirrored, g.constant(list(MIRRORED_POINTS)), axis=2)
-    values = []
-    for axis, middle in enumerate(centre()):
-        index = g.constant(np.array(axis, np.int64))
-        one, other = (g.node("Gather", side, index, axis=3) for side in (plain, mirrored))
-        if axis == 0:
-            other = g.node("Sub", g.number(1.0), other)
-        mean = g.node("Mul", g.node("Add", one, other), g.number(0.5))
-        mean = g.node("Sub", mean, g.number(middle))
-        values.append(g.node("Squeeze", mean, g.constant([0])))
-    return values[0], values[1]
-
-
-def _to_picture(g: _Graph, placed: list[str], points: tuple[str, str]) -> str:
-    """Return the points (F, 10) in pixels; see `second_look.from_patch`."""
-    (a, b, x, y), (u, v) = placed, points
+def _to_picture(g: _Graph, placed: list[str], points: str) -> str:
+    """Return points (F, 10) of patches, less `centre()`, in pixels; see `second_look.from_patch`."""
+    a, b, x, y = (g.node("Unsqueeze", part, g.constant([2])) for part in placed)  # (F, 1, 1)
+    five = g.node("Reshape", points, g.constant([-1, POINT_COUNT, 2]))
+    u, v = (g.columns(five, k, k + 1, axis=2) for k in (0, 1))  # (F, 5, 1)
     across = g.node("Add", g.node("Sub", g.node("Mul", a, u), g.node("Mul", b, v)), x)
     down = g.node("Add", g.node("Add", g.node("Mul", b, u), g.node("Mul", a, v)), y)
-    both = [g.node("Unsqueeze", value, g.constant([2])) for value in (across, down)]
-    return g.node("Reshape", g.node("Concat", *both, axis=2), g.constant([-1, POINT_COUNT * 2]))
+    both = g.node("Concat", across, down, axis=2)
+    return g.node("Reshape", both, g.constant([-1, POINT_COUNT * 2]))
