@@ -6,7 +6,7 @@ import torch
 
 from tests.training.test_stages import write_landmark_network
 from tests.training.tiny import face_set, perceptual
-from vidinvert.appraisal import Editor, appraise_edits, choose_faces, edit_crops
+from vidinvert.appraisal import Editor, appraise, appraise_edits, choose_faces, edit_crops
 from vidinvert.appraisal.instruments import Instruments, RatingProbe
 from vidinvert.appraisal.pictures import appraise_blend, appraise_masks, psnr
 from vidinvert.errors import PlanError
@@ -113,6 +113,15 @@ def test_what_nothing_measures_is_left_out(landmarks):
         perceptual=perceptual(), landmarks=landmarks, ratings=Light(), identity=None
     )
     assert appraise_edits(crops, editor, instruments) == {}
+
+
+def test_an_unknown_edit_is_refused_and_no_edit_is_no_work(tmp_path):
+    editor = Editor(method=Brightness(), directions={"age": lighter()}, landmarks=None)
+    faces = face_set(train=0, val=2)
+    with pytest.raises(PlanError, match="no edits named freckles; it has age"):
+        appraise(editor, faces, tmp_path, tmp_path, names=["age", "freckles"])
+    nothing = appraise(editor, faces, tmp_path, tmp_path, names=[])
+    assert (nothing.figures, nothing.directions) == ({}, {})
 
 
 def test_ratings_are_read_off_pictures(tmp_path):

@@ -1,7 +1,16 @@
 import numpy as np
 import pytest
 
-from vidinvert.reach import CORNERS, INNER_CORNERS, LOWER, NOSE, OUTER, UPPER, hold_back
+from vidinvert.reach import (
+    CORNERS,
+    INNER_CORNERS,
+    LOWER,
+    NOSE,
+    OUTER,
+    THINNER,
+    UPPER,
+    hold_back,
+)
 
 GAP = 0.02
 STRENGTHS = (0.1, 0.5, 1.0, 2.0, 4.0, 20.0)
@@ -62,19 +71,35 @@ def test_lids_and_lips_never_cross_and_close_more_with_every_further_move():
     assert (np.array(gaps) > 0).all()
 
 
-def test_closed_lips_do_not_swallow_their_outer_contour():
+def shut_lips(strength):
+    """How far lips (3 pairs or more) that are shut come together outside: thickness before, after.
+
+    Inner and outer contours are asked to do the same.
+    """
     shut = face()
     shut[:, LOWER] = shut[:, UPPER]
     moves = closing()
     for outer in OUTER.values():
         for above, below, _ in outer:
             moves[:, above, 1], moves[:, below, 1] = 0.01, -0.03
-    done = hold_back(shut, 3.0 * moves)
+    done = hold_back(shut, strength * moves)
     np.testing.assert_allclose(done[0, UPPER, 1], done[0, LOWER, 1], atol=1e-6)
-    for outer in OUTER.values():
-        for above, below, share in outer:
-            left = 0.12 * (1.0 - share)  # of the outer lips' coming together
-            assert done[0, above, 1] - done[0, below, 1] == pytest.approx(left, abs=1e-6)
+    pairs = [pair for outer in OUTER.values() for pair in outer if pair[2] == 1.0]
+    before = np.array([shut[0, below, 1] - shut[0, above, 1] for above, below, _ in pairs])
+    moved = np.array([done[0, below, 1] - done[0, above, 1] for above, below, _ in pairs])
+    return before, before + moved
+
+
+def test_closed_lips_are_pressed_and_never_swallowed():
+    """They grow thinner with every further move, at most by `THINNER` of their thickness."""
+    after = []
+    for strength in STRENGTHS:
+        before, pressed = shut_lips(strength)
+        after.append(pressed)
+        assert (pressed > (1.0 - THINNER) * before).all()
+    assert (np.diff(after, axis=0) < 0).all()
+    assert (after[0] > 0.97 * before).all()  # a small move presses little
+    assert (after[-1] < 0.6 * before).all()
 
 
 def test_a_mouth_keeps_half_its_width_however_hard_it_is_drawn_in():

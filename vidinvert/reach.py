@@ -22,6 +22,9 @@ OUTER = {
     62: ((51, 57, 1.0),),
     63: ((52, 56, 1.0), (53, 55, 0.7)),
 }
+# Of what lips cannot close any more, outer contours do this share all the same: closed lips are
+# pressed together, and grow thinner by at most this share of their thickness.
+PRESSED, THINNER = 0.3, 0.6
 MOUTH, CORNERS = slice(48, 68), (48, 54)
 NARROWEST = 0.5  # of its own width: no mouth becomes narrower, however sad
 NOSE = slice(27, 36)
@@ -62,7 +65,7 @@ def _along(points: Float64Array, axis: Float64Array) -> Float64Array:
 
 
 def _close_at_most(landmarks: Float64Array, moves: Float64Array) -> Float64Array:
-    """Let lids and lips come near each other; outer lips are held back with the inner ones."""
+    """Let lids and lips come near each other; outer lips are held back with most of the inner's."""
     down = _unit(landmarks[:, CHIN] - landmarks[:, BRIDGE])
     gap = _along(landmarks[:, LOWER] - landmarks[:, UPPER], down)  # (T, pairs)
     closing = np.maximum(_along(moves[:, UPPER] - moves[:, LOWER], down), 0.0)
@@ -71,10 +74,18 @@ def _close_at_most(landmarks: Float64Array, moves: Float64Array) -> Float64Array
     limited[:, UPPER] -= back  # (T, pairs, 2)
     limited[:, LOWER] += back
     for inner, outer in OUTER.items():
+        pair = UPPER.index(inner)
         for above, below, share in outer:
-            limited[:, above] -= share * back[:, UPPER.index(inner)]
-            limited[:, below] += share * back[:, UPPER.index(inner)]
+            for lip, edge, sign in ((above, UPPER[pair], -1.0), (below, LOWER[pair], 1.0)):
+                thick = _along(landmarks[:, [edge]] - landmarks[:, [lip]], down)[:, 0]
+                kept = _not_pressed(np.linalg.norm(back[:, pair], axis=1), np.abs(thick))
+                limited[:, lip] += sign * share * kept[:, None] * back[:, pair]
     return limited
+
+
+def _not_pressed(undone: Float64Array, thick: Float64Array) -> Float64Array:
+    """Return which share (T,) of what lips could not close is taken back of their outer contour."""
+    return 1.0 - PRESSED * _share(PRESSED * undone, THINNER * thick)
 
 
 def _narrow_at_most(landmarks: Float64Array, moves: Float64Array) -> Float64Array:

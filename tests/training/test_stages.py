@@ -217,10 +217,13 @@ def test_the_stages_make_a_pack_that_loads(tmp_path, monkeypatch, capsys):
     assert (earlier["sha256"], earlier["images_seen"]) == (pack.sha256, 2)
     again = [*common, "-o", tmp_path / "third", "--from", work / "pack"]
     for stage in ("directions", "assemble"):
-        assert main(["train", stage, *(str(word) for word in again)]) == 0
+        assert main(["train", stage, *(str(word) for word in again), "--edits", "age"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]).keys() == {"stage", "sha256"}
     update = find_pack(str(tmp_path / "third" / "pack"))
     verify_pack(update)
     assert update.settings == pack.settings
+    measured = [n for n, d in update.directions.items() if "effect_at_2" in d.figures]
+    assert measured == ["age"]
     for part in ("autoencoder", "generator", "samm", "diffcam", "deghost", "detector"):
         assert update.files[part].sha256 == pack.files[part].sha256
     assert set(load_directions(update)) == set(load_directions(pack))

@@ -1,6 +1,6 @@
 """All figures of a pack that its recipe writes into `pack.toml`, from validation faces."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,7 @@ def appraise(
     helpers: Path,
     *,
     count: int = FACES,
+    names: Sequence[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Appraisal:
     """Measure a pack on validation faces.
@@ -59,11 +60,22 @@ def appraise(
         data: the folder with `omi_ratings.csv`.
         helpers: the folder of helper networks; see `load_instruments`.
         count: faces at most.
+        names: directions to measure, and nothing else (none: nothing is measured); None: all of
+            them, and how the pack inverts.
         progress: called with the directions done and their number.
 
     Raises:
-        PlanError: there are no validation faces, or they have another size.
+        PlanError: there are no validation faces, they have another size, or the pack lacks a
+            direction of `names`.
     """
+    unknown = sorted({*(names or ())} - {*editor.directions})
+    if unknown:
+        raise PlanError(
+            f"The pack has no edits named {', '.join(unknown)}; it has "
+            f"{', '.join(sorted(editor.directions))}"
+        )
+    if names is not None and not names:
+        return Appraisal(figures={}, directions={})
     crops = choose_faces(faces, count=count)
     if crops.shape[1] != editor.method.crop_size:
         raise PlanError(
@@ -71,6 +83,9 @@ def appraise(
             f"{editor.method.crop_size} as the pack's crops; load them in that size"
         )
     instruments = load_instruments(faces, data, helpers)
+    if names is not None:
+        measured = appraise_edits(crops, editor, instruments, names=tuple(names), progress=progress)
+        return Appraisal(figures={}, directions=measured)
     return Appraisal(
         figures={
             "val_faces": float(len(crops)),

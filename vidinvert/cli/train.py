@@ -139,6 +139,12 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--minutes", type=number(0.05), help="wall time of the stage")
     parser.add_argument("--images", type=count, help="pictures to see at most")
     parser.add_argument("--batch-size", type=count)
+    parser.add_argument(
+        "--edits",
+        nargs="*",
+        metavar="NAME",
+        help="measure these edits alone, or nothing (default: all, and how the pack inverts)",
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (auto)")
     parser.add_argument(
         "--precision",
@@ -343,7 +349,14 @@ def _appraise(
         landmarks=load_landmark_readout(pack),
         device=device,
     )
-    found = appraise(editor, faces, options.data, options.helpers, progress=bar.count)
+    found = appraise(
+        editor,
+        faces,
+        options.data,
+        options.helpers,
+        names=options.edits,
+        progress=bar.count,
+    )
     pack = note_figures(target, found.figures, found.directions)
     return {"sha256": pack.sha256, **found.figures}
 
