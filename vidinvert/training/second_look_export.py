@@ -349,7 +349,7 @@ def _cut(g: _Graph, images: str, placed: list[str], turns: list[float]) -> str:
 
 
 def _to_picture(g: _Graph, placed: list[str], points: str) -> str:
-    """Return points (F, 10) of patches, less `centre()`, in pixels; see `second_look.from_patch`."""
+    """Return points (F, 10) of patches, less `centre()`, in pixels: `second_look.from_patch`."""
     a, b, x, y = (g.node("Unsqueeze", part, g.constant([2])) for part in placed)  # (F, 1, 1)
     five = g.node("Reshape", points, g.constant([-1, POINT_COUNT, 2]))
     u, v = (g.columns(five, k, k + 1, axis=2) for k in (0, 1))  # (F, 5, 1)
