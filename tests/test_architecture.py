@@ -20,7 +20,7 @@ COLUMNS = (
     ("changes",),
     ("methods", "training", "official"),
     ("media", "faces", "networks", "fidelity"),
-    ("plots", "images", "geometry", "warps", "reach", "checkpoints"),
+    ("plots", "images", "geometry", "warps", "reach", "mouths", "checkpoints"),
     ("types", "errors", "version", "clock"),
 )
 COLUMN_OF = {room: number for number, rooms in enumerate(COLUMNS) for room in rooms}

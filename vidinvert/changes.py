@@ -32,6 +32,7 @@ from vidinvert.geometry import (
     to_grey,
 )
 from vidinvert.methods import Method
+from vidinvert.mouths import OpenMouth, open_mouth, part_lips
 from vidinvert.types import (
     Alignment,
     FaceMotion,
@@ -125,6 +126,13 @@ class ChangeStream:
         self._steady = torch.empty(0)
         self._beside = None if pool is None else ThreadPoolExecutor(1, "steady")
         self._next: tuple[range, Future[Tensor]] | None = None
+        self._motion, self._opening = face.motion, None
+        self._opened: tuple[int, OpenMouth | None] = -1, None  # of the last position
+        if face.motion is not None:
+            guide, runs = face.inversion.mask.guide, face.intervals
+            self._opening = part_lips(face.motion, guide, seconds=face.seconds, intervals=runs)
+        if self._opening is not None:
+            self._motion = self._opening.rest
         follows = _follows(face.change_filter, face.inversion) and face.seconds is not None
         self._guide = face.inversion.mask.guide if follows else None
         self._side = None if self._guide is None else int(self._guide.shape[-1])
@@ -152,9 +160,26 @@ class ChangeStream:
         R is `size`, and the flow is in pixels of that picture.
         """
         change = self._average(position)
-        if self._face.motion is not None:  # from steady codes: nothing in it shakes
-            change[..., :2] += flow_of(self._face.motion, position, size=change.shape[0])
+        mouth = self._open(position)
+        if mouth is not None:
+            change *= mouth.beside
+        if self._motion is not None:  # from steady codes: nothing in it shakes
+            change[..., :2] += flow_of(self._motion, position, size=change.shape[0])
+        if mouth is not None:
+            change[..., :2] += mouth.flow
         return change
+
+    def mouth_at(self, position: int) -> NDArray[np.float32] | None:
+        """Return what is seen between lips that part, (R, R, 4) as for `paste`; None = nothing."""
+        mouth = self._open(position)
+        return None if mouth is None else mouth.inside
+
+    def _open(self, position: int) -> OpenMouth | None:
+        if self._opening is None or self._opening.gap[position] == 0:
+            return None
+        if position != self._opened[0]:
+            self._opened = position, open_mouth(self._opening, position, size=self.size)
+        return self._opened[1]
 
     def _average(self, position: int) -> NDArray[np.float32]:
         filter_ = self._face.change_filter

@@ -120,6 +120,9 @@ def _render_face(
             flow, rest = show_change(changes.at(int(positions[k])), shares[k])
             place = resized_crop(matrices[k], method.crop_size, side)
             paste_warped(output[offset], flow, rest, place)
+            mouth = changes.mouth_at(int(positions[k]))
+            if mouth is not None:
+                paste(output[offset], mouth * shares[k], place)
         if composite == "warped" or not isinstance(method, EditPainter):
             return output
         visible = _visible(face, positions, plan, method.crop_size, device)

@@ -1,0 +1,294 @@
+"""How lips part: along the dark line between them, with the dark of a mouth behind.
+
+A motion that is spread smoothly between landmarks draws the seam of shut lips out into something
+like a tongue, for between shut lips there is nothing that could be drawn out. So the part of a
+motion that opens a mouth is done apart from the rest. The line between the lips is looked for in
+the crop; what lies above it goes up with the upper lip, what lies below goes down with the lower
+lip and the chin, and what opens between is dark. Landmarks are 68 in Multi-PIE order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from stabilizers import GaussianFilter, Interval, smooth
+from vidinvert.types import FaceMotion
+
+Float32Array = NDArray[np.float32]
+Float64Array = NDArray[np.float64]
+
+LANDMARKS = 68
+CORNERS, CHIN, NOSE_BASE = (48, 54), 8, 33
+UPPER, LOWER = (61, 62, 63), (67, 66, 65)  # the inner lips, point above point
+# What goes along with them: points of both contours, and their share.
+UPPER_LIP = {61: 1.0, 62: 1.0, 63: 1.0, 50: 1.0, 51: 1.0, 52: 1.0, 49: 0.7, 53: 0.7}
+LOWER_LIP = {67: 1.0, 66: 1.0, 65: 1.0, 58: 1.0, 57: 1.0, 56: 1.0, 59: 0.7, 55: 0.7}
+UPPER_SHARE = 0.35  # of an opening that the upper lip does; the lower lip and the jaw do the rest
+SMALLEST_GAP = 0.5 / 256  # of the crop's side: what opens by less is left to the landmarks
+
+KNOTS = np.linspace(-1.0, 1.0, 33)  # of the line between the lips, from corner to corner
+STEPS = np.linspace(-1.0, 1.0, 25)  # places across it where it is looked for
+REACH = 0.16  # of the mouth's width: how far it may lie from where the landmarks have it
+FAITH = 0.6  # what lying that far away costs, in standard deviations of brightness
+BEND = 0.05  # what going up or down by one place costs from knot to knot, by its square
+SMALLEST_CONTRAST = 4.0  # grey levels; what differs by less is noise
+SEAM_FILTER = GaussianFilter(sigma_seconds=0.05)
+CORNER_FILTER = GaussianFilter(sigma_seconds=0.1)
+CORNER_SHARE = 0.5  # of the darkness between the lips, below which they have ended
+NEAREST_CORNER, FARTHEST_CORNER = 0.5, 0.88  # of half the mouth's width, from its middle
+
+FULLNESS = 2.4  # of an open mouth: its outline is 1 - |s|^FULLNESS, s = -1, 1 at the corners
+CHIN_WIDTH = 1.4  # of half the mouth's width: of how much of the chin goes along
+JAW_REACH = 1.5  # distances of lips and chin after which nothing goes down any more
+LIPS = 0.75  # of half the mouth's width: how far above and below the opening lips reach
+VISIBLE = 3 / 256  # of the crop's side: an opening that is dark all through
+EDGE = 1.5 / 256  # of the crop's side: how softly the dark sets in
+# Of the skin's brightness: R, G and B under the upper lip, and on the tongue below.
+DARK_ABOVE, DARK_BELOW = np.array([0.2, 0.1, 0.1]), np.array([0.58, 0.3, 0.3])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class LipOpening:
+    """How far the lips of a track part at each of its T frames; lengths are shares of the crop.
+
+    Attributes:
+        rest: the motion without the parting.
+        gap: (T,) how far they part; 0 = not.
+        origin, across, down: (T, 2) the mouth's middle and its axes, of length 1.
+        half_width: (T,) from the middle to a corner.
+        seam: (T, K) the line between the lips: how far below the line between the corners.
+        ends: (T, 2) where the lips end, in half widths from the middle.
+        nose, chin: (T,) how far they are below the line between the corners.
+        skin: (T,) grey levels of the skin around; NaN where no picture is at hand.
+    """
+
+    rest: FaceMotion
+    gap: Float64Array
+    origin: Float64Array
+    across: Float64Array
+    down: Float64Array
+    half_width: Float64Array
+    seam: Float64Array
+    ends: Float64Array
+    nose: Float64Array
+    chin: Float64Array
+    skin: Float64Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenMouth:
+    """What an opening does to a crop of R x R pixels.
+
+    Attributes:
+        flow: (R, R, 2) in pixels, edited(p) comes from unedited(p + flow(p)).
+        inside: (R, R, 4) what is seen between the lips: grey levels times the share of the picture
+            that they replace, and that share.
+        beside: (R, R, 1) in [0, 1]: 0 on the lips, where nothing else shall change the picture.
+    """
+
+    flow: Float32Array
+    inside: Float32Array
+    beside: Float32Array
+
+
+def part_lips(
+    motion: FaceMotion,
+    guide: Tensor | None,
+    *,
+    seconds: Float64Array | None = None,
+    intervals: Sequence[Interval] = (),
+) -> LipOpening | None:
+    """Take what parts the lips out of a motion, and find where they part.
+
+    Args:
+        motion: of a track's landmarks.
+        guide: (T, 1, h, w) uint8, the crops in grey; None = lips part where the landmarks say.
+        seconds: (T,) times of the frames, for steadying the line; None = each by itself.
+        intervals: the track's unbroken runs.
+
+    Returns:
+        None where lips part by less than `SMALLEST_GAP`, or where landmarks are not the 68.
+    """
+    points, moves = motion.points, motion.moves
+    if points.shape[1] != LANDMARKS:
+        return None
+    left, right = points[:, CORNERS[0]], points[:, CORNERS[1]]
+    width = np.maximum(np.linalg.norm(right - left, axis=1), 1e-6)
+    across = (right - left) / width[:, None]
+    down = np.stack([-across[:, 1], across[:, 0]], axis=1)
+    apart = ((moves[:, LOWER] - moves[:, UPPER]) * down[:, None]).sum(axis=2)
+    gap = np.maximum(apart.mean(axis=1), 0.0)
+    if not (gap > SMALLEST_GAP).any():
+        return None
+    rest = moves.copy()
+    for lip, share in ((UPPER_LIP, UPPER_SHARE), (LOWER_LIP, UPPER_SHARE - 1.0)):
+        for point, part in lip.items():
+            rest[:, point] += share * part * gap[:, None] * down
+    axes = _Axes(origin=(left + right) / 2, across=across, down=down, width=width)
+    depths = axes.depths(points)
+    chin = depths[:, CHIN]
+    drawn = _drawn_line(depths)
+    seam, skin = drawn, np.full(len(points), np.nan)
+    ends = np.tile([-FARTHEST_CORNER, FARTHEST_CORNER], (len(points), 1))
+    if guide is not None:
+        seam, ends = _find_lips(guide, axes, drawn)
+        skin = np.median(axes.look(guide, *_beside_mouth(chin, width)), axis=(1, 2))
+        if seconds is not None and intervals:
+            seam = smooth(seam, seconds, SEAM_FILTER, intervals=intervals)
+            ends = smooth(ends, seconds, CORNER_FILTER, intervals=intervals)
+    return LipOpening(
+        rest=FaceMotion(points=points, moves=rest),
+        gap=gap,
+        origin=axes.origin,
+        across=across,
+        down=down,
+        half_width=width / 2,
+        seam=seam,
+        ends=ends,
+        nose=depths[:, NOSE_BASE],
+        chin=chin,
+        skin=skin,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Axes:
+    """The axes of a track's mouth: see `LipOpening`; `width` (T,) from corner to corner."""
+
+    origin: Float64Array
+    across: Float64Array
+    down: Float64Array
+    width: Float64Array
+
+    def depths(self, points: Float64Array) -> Float64Array:
+        """Return how far points (T, P, 2) lie below the line between the corners: (T, P)."""
+        return ((points - self.origin[:, None]) * self.down[:, None]).sum(axis=2)
+
+    def look(self, guide: Tensor, knots: Float64Array, depths: Float64Array) -> Float64Array:
+        """Return grey levels (T, K, M) at K places across, in half widths, and M `depths`."""
+        along = self.width[:, None] / 2 * knots  # (T, K)
+        line = self.origin[:, None] + along[..., None] * self.across[:, None]  # (T, K, 2)
+        places = line[:, :, None] + depths[..., None] * self.down[:, None, None]  # (T, K, M, 2)
+        grid = torch.as_tensor(2.0 * places - 1.0, dtype=torch.float32)
+        seen = functional.grid_sample(
+            guide.float(), grid, padding_mode="border", align_corners=False
+        )
+        return seen[:, 0].double().numpy()
+
+
+def _drawn_line(depths: Float64Array) -> Float64Array:
+    """Return where landmarks have the line between the lips, from their depths: (T, K)."""
+    middle = (depths[:, UPPER] + depths[:, LOWER]) / 2
+    known = np.pad(middle, ((0, 0), (1, 1)))  # both corners are at depth 0
+    return np.stack([np.interp(KNOTS, [-1.0, -0.4, 0.0, 0.4, 1.0], row) for row in known])
+
+
+def _beside_mouth(chin: Float64Array, width: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return places on both cheeks beside the mouth and on the chin, as `_Axes.look` takes them."""
+    knots = np.array([-1.5, -1.25, 0.0, 1.25, 1.5])
+    depths = np.where(knots == 0, 0.6 * chin[:, None], 0.0)
+    return knots, depths[:, :, None] + width[:, None, None] * np.array([-0.1, 0.0, 0.1])
+
+
+def _find_lips(
+    guide: Tensor, axes: _Axes, drawn: Float64Array
+) -> tuple[Float64Array, Float64Array]:
+    """Find the line between the lips near where it is drawn, (T, K), and its ends (T, 2)."""
+    reach = REACH * axes.width[:, None]
+    seen = axes.look(guide, KNOTS, drawn[:, :, None] + reach[..., None] * STEPS)
+    paths = _darkest_paths(seen)
+    levels = np.take_along_axis(seen, paths[..., None], axis=2)[..., 0]
+    offsets = _average_knots(reach * STEPS[paths], around=4)
+    return drawn + offsets * (1.0 - KNOTS**8), _find_ends(seen.mean(axis=2) - levels)
+
+
+def _darkest_paths(seen: Float64Array) -> NDArray[np.int64]:
+    """Find the darkest way through grey levels (T, K, M), from knot to knot: (T, K) of M.
+
+    Dynamic programming; a way costs more that bends or lies far from the middle.
+    """
+    count, knots, places = seen.shape
+    contrast = np.maximum(seen.std(axis=(1, 2), keepdims=True), SMALLEST_CONTRAST)
+    costs = (seen - seen.mean(axis=(1, 2), keepdims=True)) / contrast + FAITH * np.square(STEPS)
+    bends = BEND * np.square(np.arange(places)[:, None] - np.arange(places))
+    total, came = costs[:, 0], np.zeros((count, knots, places), np.int64)
+    for knot in range(1, knots):
+        ways = total[:, :, None] + bends  # (T, from, to)
+        came[:, knot] = ways.argmin(axis=1)
+        total = ways.min(axis=1) + costs[:, knot]
+    paths = np.zeros((count, knots), np.int64)
+    paths[:, -1] = total.argmin(axis=1)
+    for knot in range(knots - 1, 0, -1):
+        paths[:, knot - 1] = np.take_along_axis(came[:, knot], paths[:, knot, None], axis=1)[:, 0]
+    return paths
+
+
+def _average_knots(values: Float64Array, *, around: int) -> Float64Array:
+    """Average (T, K) over the knots around each, the nearest most."""
+    kernel = np.hanning(2 * around + 3)[1:-1]
+    padded = np.pad(values, ((0, 0), (around, around)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernel), axis=1)
+    return windows @ (kernel / kernel.sum())
+
+
+def _find_ends(darkness: Float64Array) -> Float64Array:
+    """Find where lips end, (T, 2) in half widths, from how dark the line between them is (T, K).
+
+    From the middle outwards, where it is half as dark as it was there, or less.
+    """
+    darkness = _average_knots(darkness, around=2)
+    usual = np.median(darkness[:, np.abs(KNOTS) <= NEAREST_CORNER], axis=1, keepdims=True)
+    faint, far = darkness < CORNER_SHARE * usual, FARTHEST_CORNER
+    left = np.where(faint & (KNOTS <= -NEAREST_CORNER), KNOTS, -far).max(axis=1)
+    right = np.where(faint & (KNOTS >= NEAREST_CORNER), KNOTS, far).min(axis=1)
+    return np.stack([left, right], axis=1)
+
+
+def open_mouth(opening: LipOpening, position: int, *, size: int) -> OpenMouth:
+    """Return what an opening does to a crop of `size` pixels at one of the track's positions."""
+    gap, half = opening.gap[position], opening.half_width[position]
+    axis = (np.arange(size) + 0.5) / size
+    x, y = np.meshgrid(axis - opening.origin[position, 0], axis - opening.origin[position, 1])
+    across, down = opening.across[position], opening.down[position]
+    along, depth = (x * across[0] + y * across[1]) / half, x * down[0] + y * down[1]
+    left, right = opening.ends[position]
+    between_ends = (2.0 * along - left - right) / (right - left)
+    outline = np.maximum(1.0 - np.abs(between_ends) ** FULLNESS, 0.0)
+    under = depth - np.interp(along, KNOTS, opening.seam[position])
+    fall, rise = (1.0 - UPPER_SHARE) * gap, UPPER_SHARE * gap
+    below, above = under - fall * outline, -under - rise * outline  # the opening, where > 0
+    line = opening.seam[position].mean()
+    to_chin = max(opening.chin[position] - line, half)
+    to_nose = max(line - opening.nose[position], 0.3 * half)
+    broad = np.exp(-np.square(along / CHIN_WIDTH))
+    lower = outline + (broad - outline) * _ease(below / (0.6 * to_chin))
+    lower *= fall * (1.0 - _ease(below / (JAW_REACH * to_chin)))
+    upper = rise * outline * (1.0 - _ease(above / to_nose))
+    moved = np.where(below > 0, -lower, np.where(above > 0, upper, -under))
+
+    shown = np.clip(-np.maximum(below, above) / EDGE + 0.5, 0.0, 1.0)
+    shown *= np.minimum(gap * outline / VISIBLE, 1.0)
+    inside = np.zeros((size, size, 4), np.float32)
+    if np.isfinite(opening.skin[position]):
+        place = np.square(np.clip(-above / np.maximum(gap * outline, 1e-6), 0.0, 1.0))[..., None]
+        colour = opening.skin[position] * (DARK_ABOVE + (DARK_BELOW - DARK_ABOVE) * place)
+        inside[..., :3], inside[..., 3] = shown[..., None] * colour, shown
+
+    away = np.maximum(np.maximum(below, above), 0.0) / (LIPS * half)
+    lips = _ease(2.0 - 2.0 * np.hypot(between_ends / 1.5, away)) * min(gap / VISIBLE, 1.0)
+    return OpenMouth(
+        flow=np.asarray(size * moved[..., None] * down, np.float32),
+        inside=inside,
+        beside=np.asarray(1.0 - lips[..., None], np.float32),
+    )
+
+
+def _ease(share: Float64Array) -> Float64Array:
+    """Rise from 0 to 1 along 3t² - 2t³."""
+    share = np.clip(share, 0.0, 1.0)
+    return share * share * (3.0 - 2.0 * share)
