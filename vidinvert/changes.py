@@ -127,7 +127,7 @@ class ChangeStream:
         self._beside = None if pool is None else ThreadPoolExecutor(1, "steady")
         self._next: tuple[range, Future[Tensor]] | None = None
         self._motion, self._opening = face.motion, None
-        self._opened: tuple[int, OpenMouth | None] = -1, None  # of the last position
+        self._opened: dict[int, OpenMouth] = {}  # of the last position alone
         if face.motion is not None:
             guide, runs = face.inversion.mask.guide, face.intervals
             self._opening = part_lips(face.motion, guide, seconds=face.seconds, intervals=runs)
@@ -160,9 +160,9 @@ class ChangeStream:
         R is `size`, and the flow is in pixels of that picture.
         """
         change = self._average(position)
-        mouth = self._open(position)
+        mouth = None if self._opening is None else self._open(position)
         if mouth is not None:
-            change *= mouth.beside
+            change *= mouth.painted
         if self._motion is not None:  # from steady codes: nothing in it shakes
             change[..., :2] += flow_of(self._motion, position, size=change.shape[0])
         if mouth is not None:
@@ -171,15 +171,16 @@ class ChangeStream:
 
     def mouth_at(self, position: int) -> NDArray[np.float32] | None:
         """Return what is seen between lips that part, (R, R, 4) as for `paste`; None = nothing."""
-        mouth = self._open(position)
-        return None if mouth is None else mouth.inside
-
-    def _open(self, position: int) -> OpenMouth | None:
         if self._opening is None or self._opening.gap[position] == 0:
             return None
-        if position != self._opened[0]:
-            self._opened = position, open_mouth(self._opening, position, size=self.size)
-        return self._opened[1]
+        return self._open(position).inside
+
+    def _open(self, position: int) -> OpenMouth:
+        assert self._opening is not None
+        if position not in self._opened:
+            mouth = open_mouth(self._opening, position, size=self.size)
+            self._opened = {position: mouth}
+        return self._opened[position]
 
     def _average(self, position: int) -> NDArray[np.float32]:
         filter_ = self._face.change_filter

@@ -29,13 +29,17 @@ UPPER, LOWER = (61, 62, 63), (67, 66, 65)  # the inner lips, point above point
 UPPER_LIP = {61: 1.0, 62: 1.0, 63: 1.0, 50: 1.0, 51: 1.0, 52: 1.0, 49: 0.7, 53: 0.7}
 LOWER_LIP = {67: 1.0, 66: 1.0, 65: 1.0, 58: 1.0, 57: 1.0, 56: 1.0, 59: 0.7, 55: 0.7}
 UPPER_SHARE = 0.35  # of an opening that the upper lip does; the lower lip and the jaw do the rest
-SMALLEST_GAP = 0.5 / 256  # of the crop's side: what opens by less is left to the landmarks
+SMALLEST_GAP = 0.5 / 256  # of the crop's side: what opens or shuts by less is left as it is
+
+SHUT, OPEN = 0.09, 0.14  # of the mouth's width: from where on teeth may show between lips
 
 KNOTS = np.linspace(-1.0, 1.0, 33)  # of the line between the lips, from corner to corner
 STEPS = np.linspace(-1.0, 1.0, 25)  # places across it where it is looked for
 REACH = 0.16  # of the mouth's width: how far it may lie from where the landmarks have it
 FAITH = 0.6  # what lying that far away costs, in standard deviations of brightness
+BELOW = 5.0  # how much more it costs where teeth may show to lie below the lower lip
 BEND = 0.05  # what going up or down by one place costs from knot to knot, by its square
+TEETH, TEETH_REACH = 1.5, 7  # upper teeth stay above: what brightness below costs, in places
 SMALLEST_CONTRAST = 4.0  # grey levels; what differs by less is noise
 SEAM_FILTER = GaussianFilter(sigma_seconds=0.05)
 CORNER_FILTER = GaussianFilter(sigma_seconds=0.1)
@@ -59,6 +63,7 @@ class LipOpening:
     Attributes:
         rest: the motion without the parting.
         gap: (T,) how far they part; 0 = not.
+        painted: (T,) in [0, 1], how much of what else an edit changes is shown on the lips.
         origin, across, down: (T, 2) the mouth's middle and its axes, of length 1.
         half_width: (T,) from the middle to a corner.
         seam: (T, K) the line between the lips: how far below the line between the corners.
@@ -69,6 +74,7 @@ class LipOpening:
 
     rest: FaceMotion
     gap: Float64Array
+    painted: Float64Array
     origin: Float64Array
     across: Float64Array
     down: Float64Array
@@ -88,12 +94,12 @@ class OpenMouth:
         flow: (R, R, 2) in pixels, edited(p) comes from unedited(p + flow(p)).
         inside: (R, R, 4) what is seen between the lips: grey levels times the share of the picture
             that they replace, and that share.
-        beside: (R, R, 1) in [0, 1]: 0 on the lips, where nothing else shall change the picture.
+        painted: (R, R, 1) in [0, 1]: how much of what else an edit changes is shown.
     """
 
     flow: Float32Array
     inside: Float32Array
-    beside: Float32Array
+    painted: Float32Array
 
 
 def part_lips(
@@ -112,7 +118,7 @@ def part_lips(
         intervals: the track's unbroken runs.
 
     Returns:
-        None where lips part by less than `SMALLEST_GAP`, or where landmarks are not the 68.
+        None where lips part and close by less than `SMALLEST_GAP`, or landmarks are not the 68.
     """
     points, moves = motion.points, motion.moves
     if points.shape[1] != LANDMARKS:
@@ -121,10 +127,10 @@ def part_lips(
     width = np.maximum(np.linalg.norm(right - left, axis=1), 1e-6)
     across = (right - left) / width[:, None]
     down = np.stack([-across[:, 1], across[:, 0]], axis=1)
-    apart = ((moves[:, LOWER] - moves[:, UPPER]) * down[:, None]).sum(axis=2)
-    gap = np.maximum(apart.mean(axis=1), 0.0)
-    if not (gap > SMALLEST_GAP).any():
+    apart = ((moves[:, LOWER] - moves[:, UPPER]) * down[:, None]).sum(axis=2).mean(axis=1)
+    if not (np.abs(apart) > SMALLEST_GAP).any():
         return None
+    gap = np.maximum(apart, 0.0)
     rest = moves.copy()
     for lip, share in ((UPPER_LIP, UPPER_SHARE), (LOWER_LIP, UPPER_SHARE - 1.0)):
         for point, part in lip.items():
@@ -132,11 +138,13 @@ def part_lips(
     axes = _Axes(origin=(left + right) / 2, across=across, down=down, width=width)
     depths = axes.depths(points)
     chin = depths[:, CHIN]
-    drawn = _drawn_line(depths)
+    room = np.maximum((depths[:, LOWER] - depths[:, UPPER]).mean(axis=1), 1e-6)
+    shut = np.clip(-apart / room, 0.0, 1.0)  # what `hold_back` took from the closing, as a share
+    drawn, teeth = _drawn_line(depths, width)
     seam, skin = drawn, np.full(len(points), np.nan)
     ends = np.tile([-FARTHEST_CORNER, FARTHEST_CORNER], (len(points), 1))
     if guide is not None:
-        seam, ends = _find_lips(guide, axes, drawn)
+        seam, ends = _find_lips(guide, axes, drawn, teeth)
         skin = np.median(axes.look(guide, *_beside_mouth(chin, width)), axis=(1, 2))
         if seconds is not None and intervals:
             seam = smooth(seam, seconds, SEAM_FILTER, intervals=intervals)
@@ -144,6 +152,7 @@ def part_lips(
     return LipOpening(
         rest=FaceMotion(points=points, moves=rest),
         gap=gap,
+        painted=1.0 - np.maximum(np.minimum(gap / VISIBLE, 1.0), shut),
         origin=axes.origin,
         across=across,
         down=down,
@@ -181,11 +190,19 @@ class _Axes:
         return seen[:, 0].double().numpy()
 
 
-def _drawn_line(depths: Float64Array) -> Float64Array:
-    """Return where landmarks have the line between the lips, from their depths: (T, K)."""
-    middle = (depths[:, UPPER] + depths[:, LOWER]) / 2
-    known = np.pad(middle, ((0, 0), (1, 1)))  # both corners are at depth 0
-    return np.stack([np.interp(KNOTS, [-1.0, -0.4, 0.0, 0.4, 1.0], row) for row in known])
+def _drawn_line(depths: Float64Array, width: Float64Array) -> tuple[Float64Array, Float64Array]:
+    """Return where landmarks have the line between the lips, from their depths: (T, K).
+
+    Upper teeth stay with the upper lip: it lies between shut lips, and on the lower lip where teeth
+    may show; how far they may, (T, 1) in [0, 1], is returned too.
+    """
+    upper, lower = depths[:, UPPER], depths[:, LOWER]
+    apart = (lower - upper).mean(axis=1, keepdims=True) / width[:, None]
+    teeth = np.clip((apart - SHUT) / (OPEN - SHUT), 0.0, 1.0)
+    middle = upper + (0.5 + 0.5 * teeth) * (lower - upper)
+    known = np.pad(middle, ((0, 0), (1, 1)))  # the corners are at depth 0
+    line = np.stack([np.interp(KNOTS, [-1.0, -0.4, 0.0, 0.4, 1.0], row) for row in known])
+    return line, teeth
 
 
 def _beside_mouth(chin: Float64Array, width: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -196,25 +213,26 @@ def _beside_mouth(chin: Float64Array, width: Float64Array) -> tuple[Float64Array
 
 
 def _find_lips(
-    guide: Tensor, axes: _Axes, drawn: Float64Array
+    guide: Tensor, axes: _Axes, drawn: Float64Array, teeth: Float64Array
 ) -> tuple[Float64Array, Float64Array]:
     """Find the line between the lips near where it is drawn, (T, K), and its ends (T, 2)."""
     reach = REACH * axes.width[:, None]
     seen = axes.look(guide, KNOTS, drawn[:, :, None] + reach[..., None] * STEPS)
-    paths = _darkest_paths(seen)
+    paths = _darkest_paths(seen, FAITH * np.square(STEPS) * (1.0 + BELOW * teeth * (STEPS > 0)))
     levels = np.take_along_axis(seen, paths[..., None], axis=2)[..., 0]
     offsets = _average_knots(reach * STEPS[paths], around=4)
     return drawn + offsets * (1.0 - KNOTS**8), _find_ends(seen.mean(axis=2) - levels)
 
 
-def _darkest_paths(seen: Float64Array) -> NDArray[np.int64]:
+def _darkest_paths(seen: Float64Array, faith: Float64Array) -> NDArray[np.int64]:
     """Find the darkest way through grey levels (T, K, M), from knot to knot: (T, K) of M.
 
-    Dynamic programming; a way costs more that bends or lies far from the middle.
+    Dynamic programming; a way costs more that bends or lies far from the middle: `faith` (T, M).
     """
     count, knots, places = seen.shape
     contrast = np.maximum(seen.std(axis=(1, 2), keepdims=True), SMALLEST_CONTRAST)
-    costs = (seen - seen.mean(axis=(1, 2), keepdims=True)) / contrast + FAITH * np.square(STEPS)
+    levels = (seen - seen.mean(axis=(1, 2), keepdims=True)) / contrast
+    costs = levels + faith[:, None] + TEETH * np.maximum(_brighter_below(levels) - 1.0, 0.0)
     bends = BEND * np.square(np.arange(places)[:, None] - np.arange(places))
     total, came = costs[:, 0], np.zeros((count, knots, places), np.int64)
     for knot in range(1, knots):
@@ -226,6 +244,13 @@ def _darkest_paths(seen: Float64Array) -> NDArray[np.int64]:
     for knot in range(knots - 1, 0, -1):
         paths[:, knot - 1] = np.take_along_axis(came[:, knot], paths[:, knot, None], axis=1)[:, 0]
     return paths
+
+
+def _brighter_below(levels: Float64Array) -> Float64Array:
+    """Return by how much the brightest just below each place of (T, K, M) exceeds that above."""
+    padded = np.pad(levels, ((0, 0), (0, 0), (TEETH_REACH, TEETH_REACH)), mode="edge")
+    brightest = np.lib.stride_tricks.sliding_window_view(padded, TEETH_REACH, axis=2).max(axis=3)
+    return brightest[..., TEETH_REACH + 1 :] - brightest[..., : levels.shape[2]]
 
 
 def _average_knots(values: Float64Array, *, around: int) -> Float64Array:
@@ -280,11 +305,12 @@ def open_mouth(opening: LipOpening, position: int, *, size: int) -> OpenMouth:
         inside[..., :3], inside[..., 3] = shown[..., None] * colour, shown
 
     away = np.maximum(np.maximum(below, above), 0.0) / (LIPS * half)
-    lips = _ease(2.0 - 2.0 * np.hypot(between_ends / 1.5, away)) * min(gap / VISIBLE, 1.0)
+    lips = _ease(2.0 - 2.0 * np.hypot(between_ends / 1.5, away))
+    lips *= 1.0 - opening.painted[position]
     return OpenMouth(
         flow=np.asarray(size * moved[..., None] * down, np.float32),
         inside=inside,
-        beside=np.asarray(1.0 - lips[..., None], np.float32),
+        painted=np.asarray(1.0 - lips[..., None], np.float32),
     )
 
 
