@@ -8,8 +8,13 @@ import pytest
 import torch
 
 from stabilizers import FlowFilter, GaussianFilter, Interval
+from tests.test_mouths import face as landmarks
+from tests.test_mouths import moved
 from tests.test_rendering import SIZE, Brightener, alignment, edited_face, frames
 from vidinvert.changes import (
+    BROAD_LIGHT,
+    COLOUR_SHARE,
+    LIPS_KEPT,
     LUMA,
     SMALL_CHANGE,
     ChangeStream,
@@ -110,10 +115,13 @@ def test_kept_colours_fade_broad_colour_and_light_and_leave_fine_light():
     orange = np.broadcast_to(np.float32([30.0, 0.0, -30.0]), (128, 128, 3)).astype(np.float32)
     light = np.array([30.0, 0.0, -30.0], np.float32) @ LUMA
     held = keep_colour(orange)
-    assert np.ptp(held[64, 64]) == pytest.approx(0.3 * 60.0, rel=1e-4)
-    assert held[64, 64] @ LUMA == pytest.approx(light * 12.0 / (12.0 + abs(light)), rel=1e-3)
+    assert np.ptp(held[64, 64]) == pytest.approx(COLOUR_SHARE * 60.0, rel=1e-4)
+    share = BROAD_LIGHT / (BROAD_LIGHT + abs(light))
+    assert held[64, 64] @ LUMA == pytest.approx(light * share, rel=1e-3)
     grey = np.full((128, 128, 3), -48.0, np.float32)
-    np.testing.assert_allclose(keep_colour(grey), -48.0 * 12.0 / 60.0, rtol=1e-4)
+    np.testing.assert_allclose(
+        keep_colour(grey), -48.0 * BROAD_LIGHT / (BROAD_LIGHT + 48.0), rtol=1e-4
+    )
 
 
 def test_a_change_keeps_colours_as_far_as_it_is_told():
@@ -124,8 +132,12 @@ def test_a_change_keeps_colours_as_far_as_it_is_told():
         for share in (0.0, 0.5, 1.0)
     )
     np.testing.assert_allclose(plain, [25.0, 0.0, 0.0], atol=0.01)
-    assert np.ptp(kept) == pytest.approx(0.3 * 25.0, rel=1e-3)
+    assert np.ptp(kept) == pytest.approx(COLOUR_SHARE * 25.0, rel=1e-3)
     np.testing.assert_allclose(half, (plain + kept) / 2, atol=1e-3)
+
+
+def parting(gap, count=1):
+    return moved(landmarks(count=count), gap)
 
 
 class Flickerer(Brightener):
@@ -332,6 +344,35 @@ def test_drawing_ahead_in_other_threads_changes_nothing():
         for position, change in zip(shown, wanted, strict=True):
             np.testing.assert_array_equal(stream.at(position), change)
         assert not stream._coming  # nothing was drawn that is not shown
+
+
+def test_what_pictures_show_on_lips_that_part_gives_way_to_the_dark_between_them():
+    still = edited_face(frames(), alignment([0, 1, 2, 3]), 0.5)
+    parted = replace(still, motion=parting(0.06, count=4))
+    stream, plain = (
+        ChangeStream(face, Brightener(), batch_size=4, device="cpu") for face in (parted, still)
+    )
+    inside, lips = stream.mouth_at(1), (int(0.69 * stream.size), stream.size // 2)
+    assert inside is not None
+    assert inside[lips][3] == pytest.approx(1.0)
+    assert np.abs(stream.at(1)[lips][2:]).max() < 1e-3
+    brow = (int(0.3 * stream.size), stream.size // 2)
+    np.testing.assert_allclose(stream.at(1)[brow][2:], plain.at(1)[brow][2:], atol=1e-3)
+    assert plain.mouth_at(1) is None
+
+
+def test_an_edit_that_keeps_colours_leaves_the_lips_alone():
+    found = edited_face(frames(), alignment([0, 1, 2, 3]), 0.5)
+    trusted = replace(found.inversion.mask, guide=None)
+    free = replace(found, inversion=replace(found.inversion, mask=trusted))
+    kept = replace(free, motion=parting(0.0, count=4), colour_kept=np.ones(4))
+    place = int(0.68 * SIZE), SIZE // 2
+    without, held = (
+        ChangeStream(face, Brightener(), batch_size=4, device="cpu").at(1)[place][2:].mean()
+        for face in (replace(kept, motion=None), kept)
+    )
+    assert without > 2.0
+    assert held == pytest.approx((1 - LIPS_KEPT) * without, rel=0.05)
 
 
 def test_landmarks_that_move_carry_the_picture_with_them_on_top_of_what_the_pictures_show():

@@ -50,9 +50,10 @@ SMALL_CHANGE = 3.0  # grey levels; a remaining change much smaller than this is 
 CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer counts
 BLOCK = 64  # frames whose changes are steadied at once along the flow
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B (BT.601)
-COLOUR_SHARE = 0.3  # of a change of colour, where colours are kept
+COLOUR_SHARE = 0.2  # of a change of colour, where colours are kept
 BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
-BROAD_LIGHT = 12.0  # grey levels at which a broad change of light is halved
+BROAD_LIGHT = 6.0  # grey levels at which a broad change of light is halved
+LIPS_KEPT = 0.8  # of what an edit that keeps colours would change on the lips: they are the source's
 APART = 0.09  # seconds; what is carried along flow is found at every other frame up to here
 LEAD = 4.0  # time constants around a block that count: what is beyond weighs below 2 %
 
@@ -129,8 +130,14 @@ class ChangeStream:
         self._motion, self._opening = face.motion, None
         self._opened: dict[int, OpenMouth] = {}  # of the last position alone
         if face.motion is not None:
-            guide, runs = face.inversion.mask.guide, face.intervals
-            self._opening = part_lips(face.motion, guide, seconds=face.seconds, intervals=runs)
+            kept = 0.0 if face.colour_kept is None else face.colour_kept
+            self._opening = part_lips(
+                face.motion,
+                face.inversion.mask.guide,
+                painted=1.0 - LIPS_KEPT * kept,
+                seconds=face.seconds,
+                intervals=face.intervals,
+            )
         if self._opening is not None:
             self._motion = self._opening.rest
         follows = _follows(face.change_filter, face.inversion) and face.seconds is not None

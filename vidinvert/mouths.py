@@ -49,7 +49,7 @@ NEAREST_CORNER, FARTHEST_CORNER = 0.5, 0.88  # of half the mouth's width, from i
 FULLNESS = 2.4  # of an open mouth: its outline is 1 - |s|^FULLNESS, s = -1, 1 at the corners
 CHIN_WIDTH = 1.4  # of half the mouth's width: of how much of the chin goes along
 JAW_REACH = 1.5  # distances of lips and chin after which nothing goes down any more
-LIPS = 0.75  # of half the mouth's width: how far above and below the opening lips reach
+LIPS = 1.1  # of half the mouth's width: how far above and below the opening lips reach
 VISIBLE = 3 / 256  # of the crop's side: an opening that is dark all through
 EDGE = 1.5 / 256  # of the crop's side: how softly the dark sets in
 # Of the skin's brightness: R, G and B under the upper lip, and on the tongue below.
@@ -106,6 +106,7 @@ def part_lips(
     motion: FaceMotion,
     guide: Tensor | None,
     *,
+    painted: Float64Array | float = 1.0,
     seconds: Float64Array | None = None,
     intervals: Sequence[Interval] = (),
 ) -> LipOpening | None:
@@ -114,11 +115,13 @@ def part_lips(
     Args:
         motion: of a track's landmarks.
         guide: (T, 1, h, w) uint8, the crops in grey; None = lips part where the landmarks say.
+        painted: (T,) in [0, 1], how much of what else an edit changes may be shown on the lips.
         seconds: (T,) times of the frames, for steadying the line; None = each by itself.
         intervals: the track's unbroken runs.
 
     Returns:
-        None where lips part and close by less than `SMALLEST_GAP`, or landmarks are not the 68.
+        None where lips part and close by less than `SMALLEST_GAP` and everything may be shown on
+        them, or where landmarks are not the 68.
     """
     points, moves = motion.points, motion.moves
     if points.shape[1] != LANDMARKS:
@@ -128,7 +131,7 @@ def part_lips(
     across = (right - left) / width[:, None]
     down = np.stack([-across[:, 1], across[:, 0]], axis=1)
     apart = ((moves[:, LOWER] - moves[:, UPPER]) * down[:, None]).sum(axis=2).mean(axis=1)
-    if not (np.abs(apart) > SMALLEST_GAP).any():
+    if not (np.abs(apart) > SMALLEST_GAP).any() and np.all(np.asarray(painted) == 1):
         return None
     gap = np.maximum(apart, 0.0)
     rest = moves.copy()
@@ -152,7 +155,7 @@ def part_lips(
     return LipOpening(
         rest=FaceMotion(points=points, moves=rest),
         gap=gap,
-        painted=1.0 - np.maximum(np.minimum(gap / VISIBLE, 1.0), shut),
+        painted=np.minimum(1.0 - np.maximum(np.minimum(gap / VISIBLE, 1.0), shut), painted),
         origin=axes.origin,
         across=across,
         down=down,
@@ -305,7 +308,7 @@ def open_mouth(opening: LipOpening, position: int, *, size: int) -> OpenMouth:
         inside[..., :3], inside[..., 3] = shown[..., None] * colour, shown
 
     away = np.maximum(np.maximum(below, above), 0.0) / (LIPS * half)
-    lips = _ease(2.0 - 2.0 * np.hypot(between_ends / 1.5, away))
+    lips = _ease(2.0 - 2.0 * np.hypot(between_ends / 1.6, away))
     lips *= 1.0 - opening.painted[position]
     return OpenMouth(
         flow=np.asarray(size * moved[..., None] * down, np.float32),
