@@ -53,7 +53,7 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B (BT.601)
 COLOUR_SHARE = 0.2  # of a change of colour, where colours are kept
 BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
 BROAD_LIGHT = 6.0  # grey levels at which a broad change of light is halved
-LIPS_KEPT = 0.8  # of what an edit that keeps colours would change on the lips: they are the source's
+LIPS_KEPT = 0.8  # of what an edit that keeps colours would change on lips: they stay as they are
 APART = 0.09  # seconds; what is carried along flow is found at every other frame up to here
 LEAD = 4.0  # time constants around a block that count: what is beyond weighs below 2 %
 
