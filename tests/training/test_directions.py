@@ -9,10 +9,13 @@ from vidinvert.training.directions import (
     LANDMARK_ATTRIBUTES,
     find_landmarks,
     fit_directions,
+    follow_series,
     measure_faces,
     predict_ratings,
     read_ratings,
     series_direction,
+    series_ends,
+    series_length,
     shrink,
 )
 
@@ -181,3 +184,38 @@ def test_series_say_how_one_person_changes():
     assert series_direction(codes, faces, np.arange(count), "weight", standard) is None
     few = replace(faces, series=faces.series[:6])
     assert series_direction(codes[:12], few, np.arange(6), "age", standard[:12]) is None
+
+
+def test_series_alone_make_a_direction_where_ratings_found_none():
+    """Ten people twice, `weight` growing along a column of codes; ratings told nothing of it."""
+    rng = np.random.default_rng(1)
+    people = 10
+    weight = np.tile([0.0, 2.0], people)
+    codes = rng.normal(0, 0.1, (2 * people, 6))
+    codes[:, 4] += 0.5 * weight
+    faces = replace(
+        face_set(train=1, val=0, size=8),
+        series=tuple(f"{p}:weight:{level}" for p in range(people) for level in range(2)),
+    )
+    rows = np.arange(2 * people)
+    assert series_ends(faces, rows, "weight").tolist() == [[2 * p, 2 * p + 1] for p in range(10)]
+    assert series_length(faces, rows, "weight", weight / weight.std()) == pytest.approx(2.0)
+    assert series_length(faces, rows, "age", weight) == 0.0
+    found = follow_series(
+        {},
+        codes,
+        faces,
+        rows,
+        {"weight": weight, "age": weight},
+        shape=(2, 3),
+        correlations={"weight": 0.4, "age": 0.9},
+    )
+    assert list(found) == ["weight"]
+    assert found["weight"].correlation == 0.4
+    direction = found["weight"].direction
+    assert direction.source.startswith("series of one person")
+    assert float(direction.vector[1, 1]) == pytest.approx(0.5, abs=0.1)  # a deviation is 1
+    assert (
+        follow_series({}, codes, faces, rows, {"weight": weight}, shape=(2, 3), correlations={})
+        == {}
+    )

@@ -12,6 +12,7 @@ from vidinvert.training.motions import (
     fit_readout,
     landmark_motions,
     motion_directions,
+    series_motion,
     warp,
 )
 
@@ -41,6 +42,26 @@ def test_a_turn_of_the_head_leaves_most_of_its_outline_where_it_is():
         found["yaw"][OUTLINE], OUTLINE_SHARE["yaw"] * move[OUTLINE], atol=0.05
     )
     np.testing.assert_allclose(found["yaw"][17:], move[17:], atol=0.05)
+
+
+def test_a_series_moves_landmarks_by_what_its_measures_do_not_explain():
+    """Series along which a face widens and smiles less: the widening remains."""
+    landmarks, measures, move = random_landmarks()
+    widened = np.zeros((68, 2))
+    widened[OUTLINE, 0] = np.linspace(-3.0, 3.0, 17)
+    frown = -0.5  # standard deviations of the smile
+    lasts = landmarks + widened + frown * move
+    smile = measures["smile"]
+    both = np.concatenate([landmarks, lasts])
+    known = {
+        "smile": np.concatenate([smile, smile + frown * smile.std()]),
+        "size": np.tile(measures["size"], 2),
+    }
+    ends = np.stack([np.arange(300), 300 + np.arange(300)], axis=1)
+    found = series_motion(both, known, ends)
+    np.testing.assert_allclose(found, widened, atol=0.5)
+    plain = (lasts - landmarks).mean(axis=0)
+    assert np.abs(found - widened).mean() < 0.4 * np.abs(plain - widened).mean()
 
 
 def grid_points(size):

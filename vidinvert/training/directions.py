@@ -34,8 +34,9 @@ RATED_ATTRIBUTES = {  # direction -> column of the ratings, and whether more of 
 # Read off faces as much by smile and open mouth as by itself: regressed without these two.
 COMPOUND_ATTRIBUTES = {"happy": ("smile", "mouth_open")}
 # Attributes of which there may be series (one person, younger and older), and how much of what
-# these say is added: they are few, and some of their hair and skin goes into it.
-SERIES_ATTRIBUTES = {"age": 0.5}
+# these say is added: they are few, and some of their hair and skin goes into it. What ratings say
+# too little of (`weight`) is taken from series alone.
+SERIES_ATTRIBUTES = {"age": 0.5, "gender": 0.4, "weight": 1.0}
 LEAST_SERIES = 8
 RIDGE = 0.02  # of the samples' number: the ridge on codes when a rating is predicted from them
 
@@ -230,27 +231,76 @@ def follow_series(
     faces: FaceSet,
     rows: NDArray[np.int64],
     values: Mapping[str, Float64Array],
+    *,
+    shape: tuple[int, int],
+    correlations: Mapping[str, float],
 ) -> dict[str, FittedDirection]:
-    """Return the fitted directions of which there are series, with what these say added.
+    """Return the directions of which there are series, with what these say added.
 
-    Regression says how older people look, and series how one person ages.
+    Regression says how older people look, and series how one person ages. Where regression found
+    no direction, series make one by themselves.
+
+    Args:
+        fitted: by regression.
+        codes: (V * len(rows), K): every version of every row.
+        faces: the set, whose `series` say which pictures belong together.
+        rows: the pictures that the codes are of.
+        values: (V * len(rows),) attributes by name.
+        shape: (L, D) of a direction; K numbers.
+        correlations: of the attributes' read-outs, where regression found no direction.
     """
     found: dict[str, FittedDirection] = {}
     for name, share in SERIES_ATTRIBUTES.items():
-        if name not in fitted:
+        if name not in values:
             continue
         standard = (values[name] - values[name].mean()) / values[name].std()
         change = series_direction(codes, faces, rows, name, standard)
-        if change is not None:
-            direction = fitted[name].direction
-            added = torch.from_numpy(change.astype(np.float32)).reshape(direction.vector.shape)
+        if change is None:
+            continue
+        added = share * torch.from_numpy(change.astype(np.float32)).reshape(shape)
+        source = "series of one person with more and more of it"
+        if name in fitted:
+            known = fitted[name].direction
             direction = replace(
-                direction,
-                vector=direction.vector + share * added,
-                source=f"{direction.source}; and series of one person with more and more of it",
+                known, vector=known.vector + added, source=f"{known.source}; and {source}"
             )
             found[name] = replace(fitted[name], direction=direction)
+        elif name in correlations:
+            direction = LatentDirection(
+                name=name,
+                vector=added,
+                layers=tuple(range(shape[0])),
+                unit="1.0 = one standard deviation over the training faces",
+                source=source,
+            )
+            found[name] = FittedDirection(direction=direction, correlation=correlations[name])
     return found
+
+
+def series_ends(faces: FaceSet, rows: NDArray[np.int64], name: str) -> NDArray[np.int64]:
+    """Return (P, 2) the positions in `rows` of the first and last picture of each series."""
+    found: dict[str, dict[int, int]] = {}
+    for position, row in enumerate(rows.tolist()):
+        parts = faces.series[row].split(":") if faces.series else []
+        if len(parts) == 3 and parts[1] == name:
+            found.setdefault(parts[0], {})[int(parts[2])] = position
+    ends = [(members[min(members)], members[max(members)]) for members in found.values()]
+    return np.array([pair for pair in ends if pair[0] != pair[1]], np.int64).reshape(-1, 2)
+
+
+def series_length(
+    faces: FaceSet, rows: NDArray[np.int64], name: str, standard: Float64Array
+) -> float:
+    """Return by how many standard deviations an attribute grows along its series, at least 0.1.
+
+    0 where there are fewer than `LEAST_SERIES`; see `series_direction`.
+    """
+    ends = series_ends(faces, rows, name)
+    if len(ends) < LEAST_SERIES:
+        return 0.0
+    versions = np.arange(len(standard) // len(rows)) * len(rows)
+    first, last = (versions[:, None] + ends[:, k] for k in (0, 1))  # (V, P)
+    return max(float((standard[last] - standard[first]).mean()), 0.1)
 
 
 def series_direction(
@@ -273,21 +323,15 @@ def series_direction(
         (K,) the mean of last less first pictures, less what chance explains (`shrink`), or None
         where there are fewer than `LEAST_SERIES`.
     """
-    found: dict[str, dict[int, int]] = {}
-    for position, row in enumerate(rows.tolist()):
-        parts = faces.series[row].split(":") if faces.series else []
-        if len(parts) == 3 and parts[1] == name:
-            found.setdefault(parts[0], {})[int(parts[2])] = position
-    ends = [(members[min(members)], members[max(members)]) for members in found.values()]
-    ends = np.array([pair for pair in ends if pair[0] != pair[1]])
-    if len(ends) < LEAST_SERIES:
+    length = series_length(faces, rows, name, standard)
+    if length == 0.0:
         return None
+    ends = series_ends(faces, rows, name)
     versions = np.arange(len(codes) // len(rows)) * len(rows)
     first, last = (versions[:, None] + ends[:, k] for k in (0, 1))  # (V, P)
-    length = float((standard[last] - standard[first]).mean())
     changes = (codes[last] - codes[first]).mean(axis=0)  # (P, K)
     error = changes.std(axis=0) / len(ends) ** 0.5
-    return shrink(changes.mean(axis=0), error) / max(length, 0.1)
+    return shrink(changes.mean(axis=0), error) / length
 
 
 def shrink(coefficients: Float64Array, errors: Float64Array) -> Float64Array:

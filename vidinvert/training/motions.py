@@ -25,6 +25,8 @@ OUTLINE = slice(0, 17)  # the jaw
 # A turning head's outline changes little while its features slide over it; moving the outline with
 # them would smear it into whatever is behind, whose colours differ from face to face.
 OUTLINE_SHARE = {"yaw": 0.15}
+# Attributes that move landmarks as their series say (see `series_motion`).
+SERIES_MOTIONS = ("gender", "weight")
 REACH = 1.5  # standard deviations by which faces are warped, either way
 RIDGE = 1e-3  # of the samples' number
 READ_COLUMNS = (512, 1024, 512, 0)  # components of each code that landmarks are read from
@@ -55,6 +57,33 @@ def landmark_motions(
             motions[name] = found[row].reshape(-1, 2).copy()
             motions[name][OUTLINE] *= OUTLINE_SHARE.get(name, 1.0)
     return motions
+
+
+def series_motion(
+    landmarks: Float64Array,
+    measures: Mapping[str, Float64Array],
+    ends: NDArray[np.int64],
+) -> Float64Array:
+    """Return how landmarks move from the first to the last pictures of series, measures held fixed.
+
+    What the series change of the measures beside is taken out again, by `landmark_motions`: people
+    who are shown heavier smile less, and lie elsewhere in the crop.
+
+    Args:
+        landmarks: (M, 68, 2) in pixels.
+        measures: (M,) by name, which shall not change.
+        ends: (P, 2) positions in `landmarks` of first and last pictures.
+
+    Returns:
+        (68, 2) in pixels.
+    """
+    first, last = ends.T
+    motion = (landmarks[last] - landmarks[first]).mean(axis=0)
+    beside = landmark_motions(landmarks, measures, tuple(measures))
+    for name, values in measures.items():
+        change = (values[last] - values[first]).mean() / max(float(values.std()), 1e-12)
+        motion -= change * beside[name]
+    return motion
 
 
 def motion_directions(

@@ -31,7 +31,7 @@ from vidinvert.training.detector_export import LOOK_PREFIX, write_model
 from vidinvert.training.encoders import ENCODERS
 from vidinvert.training.loop import Progress
 from vidinvert.training.motion_stage import RESULT
-from vidinvert.training.motions import MOTIONS
+from vidinvert.training.motions import MOTIONS, SERIES_MOTIONS
 from vidinvert.training.points import load_points
 from vidinvert.training.samm_stage import CALIBRATION
 from vidinvert.training.second_look_export import (
@@ -49,6 +49,7 @@ STAGES = ("autoencoder", "generator", "samm")
 OPTIONAL = ("diffcam", "deghost", *ENCODERS)  # of methods beyond SAMM: a pack may lack them
 FOUND_BY = ("detector", "points")  # what finds faces, in one file
 CURVE_POINTS = 60
+UNMOVED = 1e-3  # of a direction's length: what was measured holds for one that is no farther off
 CLASSES_FILE = "classes.json"  # in Diff-CAM's folder: the directions that it names, in their order
 # Ratings are spread over the pictures by prediction, and what is predicted moves faces less than
 # what was rated; and of a motion, codes common to all faces hold only a part. These directions are
@@ -60,26 +61,42 @@ GAINS = {
     "yaw": 2.4,
     "age": 1.6,
     "gender": 1.3,
+    "weight": 1.5,
     "hair_brightness": 1.3,
 }
 # Old and young people are lit and toned differently in the data: that is not shown.
 KEEPS_COLOUR = ("age",)
 # As rendered, a smile closes the eyes by nearly half of what it moves itself (measured in standard
 # deviations): so much of the motion that opens them is added to it.
-COUNTERED = {"smile": {"eyes_open": 0.36}}
+# The men of the data are older and paler than its women.
+COUNTERED = {
+    "smile": {"eyes_open": 0.36},
+    "gender": {"age": -0.3, "skin_warmth": 0.1},
+}
 
 
 # By how much the landmarks' motions are stretched so that an edit of 2, rendered, moves what is
 # measured by about two standard deviations, and what is added against side effects. An edit that is
 # no motion itself (age, which lets lids droop and lips part) may be countered by motions too.
-MOTION_GAINS = {"smile": 1.35, "mouth_open": 1.1, "eyes_open": 1.35, "yaw": 1.7, "pitch": 1.1}
+MOTION_GAINS = {
+    "smile": 1.35,
+    "mouth_open": 1.1,
+    "eyes_open": 1.35,
+    "yaw": 1.7,
+    "pitch": 1.1,
+    "gender": 0.6,
+    "weight": 1.5,
+}
 MOTIONS_COUNTERED = {
     "smile": {"eyes_open": 0.35},
     "age": {"eyes_open": 0.16, "smile": -0.09, "mouth_open": -0.05},
+    "gender": {"eyes_open": 0.4},
+    "weight": {"eyes_open": 0.15},
 }
 # What is drawn beside a motion is its direction unstretched, but for mouths that open: what comes
-# to light between closed lips is nowhere in the source, and has to be drawn.
-DRAWN = {"mouth_open": 0.8}
+# to light between closed lips is nowhere in the source, and has to be drawn. Of gender all is
+# drawn, for its motion is but a part of it, and of weight little, for the motion is nearly all.
+DRAWN = {"mouth_open": 0.8, "gender": 1.0, "weight": 0.35}
 
 
 def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> FacePack:
@@ -218,6 +235,10 @@ def _update(work: Path, start: FacePack) -> FacePack:
     if (work / "directions" / "directions.safetensors").is_file():
         directions = _write_directions(work, target)
     files |= write_motions(work, target)
+    for name in _unmoved(start.directory, target):
+        earlier = described.get("directions", {}).get(name, {}).get("figures", {})
+        if name in directions:
+            directions[name]["figures"] = earlier | directions[name].get("figures", {})
     if (work / "detector" / "detector" / "manifest.json").is_file():
         again.append("detector")
     if _trained(work, "points"):
@@ -243,6 +264,31 @@ def _update(work: Path, start: FacePack) -> FacePack:
         provenance=provenance,
         figures=described.get("figures", {}) | _figures(work),
     )
+
+
+def _unmoved(earlier: Path, target: Path) -> list[str]:
+    """Return the directions that are in both packs, with the same vectors and motions."""
+    states: list[dict[str, Tensor]] = []
+    for directory in (earlier, target):
+        state: dict[str, Tensor] = {}
+        for part in ("directions", "motions"):
+            path = directory / f"{part}.safetensors"
+            found = load_file(path) if path.is_file() else {}
+            state |= {f"{part}.{name}": value for name, value in found.items()}
+        states.append(state)
+
+    def equal(name: str) -> bool:
+        first, second = (state.get(name) for state in states)
+        if first is None or second is None:
+            return first is second
+        if first.shape != second.shape:
+            return False
+        away = (first.float() - second.float()).norm()
+        return bool(away <= UNMOVED * first.float().norm())
+
+    names = [key.removeprefix("directions.") for key in states[0] if key.startswith("directions.")]
+    parts = ("directions.{}", "motions.moves.{}", "motions.share.{}")
+    return [name for name in names if all(equal(part.format(name)) for part in parts)]
 
 
 def note_figures(
@@ -309,7 +355,8 @@ def write_motions(work: Path, target: Path) -> dict[str, str]:
     state, known = load_file(work / RESULT), load_file(target / "directions.safetensors")
     shipped = {name: value for name, value in state.items() if name.startswith("readout.")}
     shipped["readout.weight"] = shipped["readout.weight"].half()
-    for name in (name for name in dict.fromkeys((*MOTIONS, *MOTIONS_COUNTERED)) if name in known):
+    moving = dict.fromkeys((*MOTIONS, *SERIES_MOTIONS, *MOTIONS_COUNTERED))
+    for name in (name for name in moving if name in known):
         own = state.get(f"moves.{name}")
         moves = torch.zeros_like(state[f"moves.{MOTIONS[0]}"]) if own is None else own.clone()
         for other, share in MOTIONS_COUNTERED.get(name, {}).items():

@@ -205,6 +205,9 @@ def fit_codes(
     return basis
 
 
+SERIES_LENGTHS = "series.json"  # in the directions' folder: what `motions` measures series by
+
+
 def fit_edit_directions(
     work: Path, faces: FaceSet, data: Path, helpers: Helpers
 ) -> dict[str, attributes.FittedDirection]:
@@ -254,9 +257,25 @@ def fit_edit_directions(
         if name in fitted
     }
     fitted = {name: f for name, f in fitted.items() if f.correlation >= MIN_CORRELATION}
-    fitted |= attributes.follow_series(fitted, flat, faces, rows, values)
+    fitted |= attributes.follow_series(
+        fitted,
+        flat,
+        faces,
+        rows,
+        values,
+        shape=(codes.shape[1], codes.shape[2]),
+        correlations=held_out,
+    )
     fitted |= _move(fitted, faces, landmarks, values, basis, encoder)
     write_directions(fitted, work / "directions")
+    lengths = {
+        name: attributes.series_length(
+            faces, rows, name, (values[name] - values[name].mean()) / values[name].std()
+        )
+        for name in attributes.SERIES_ATTRIBUTES
+        if name in fitted
+    }
+    write_figures(lengths, work / "directions", name=SERIES_LENGTHS)
     judged = [name for name in plain if name in fitted]
     judged += [name for name in values if name not in {*judged, *attributes.COMPOUND_ATTRIBUTES}]
     np.savez(
