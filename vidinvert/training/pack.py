@@ -60,18 +60,19 @@ GAINS = {
     "eyes_open": 1.8,
     "yaw": 2.4,
     "age": 1.6,
-    "gender": 1.3,
+    "gender": 1.6,
     "weight": 1.5,
     "hair_brightness": 1.3,
 }
-# Old and young people are lit and toned differently in the data: that is not shown.
-KEEPS_COLOUR = ("age",)
+# Old and young people are lit and toned differently in the data, and so are men and women: that is
+# not shown.
+KEEPS_COLOUR = ("age", "gender")
 # As rendered, a smile closes the eyes by nearly half of what it moves itself (measured in standard
 # deviations): so much of the motion that opens them is added to it.
-# The men of the data are older and paler than its women.
+# The men of the data are older than its women.
 COUNTERED = {
     "smile": {"eyes_open": 0.36},
-    "gender": {"age": -0.3, "skin_warmth": 0.1},
+    "gender": {"age": -0.4},
 }
 
 
@@ -90,7 +91,7 @@ MOTION_GAINS = {
 MOTIONS_COUNTERED = {
     "smile": {"eyes_open": 0.35},
     "age": {"eyes_open": 0.16, "smile": -0.09, "mouth_open": -0.05},
-    "gender": {"eyes_open": 0.4},
+    "gender": {"eyes_open": 0.5},
     "weight": {"eyes_open": 0.15},
 }
 # What is drawn beside a motion is its direction unstretched, but for mouths that open: what comes
