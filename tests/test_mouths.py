@@ -81,7 +81,7 @@ def test_the_rest_of_the_motion_does_not_part_the_lips():
     np.testing.assert_allclose(opening.rest.moves[0, 8], [0.01, 0.0])
 
 
-@pytest.mark.parametrize("line_y", [CORNER_Y - 0.012, CORNER_Y, CORNER_Y + 0.016])
+@pytest.mark.parametrize("line_y", [CORNER_Y - 0.02, CORNER_Y - 0.01, CORNER_Y])
 def test_the_line_between_the_lips_is_found_in_the_picture(line_y):
     opening = opening_of(moved(face(), 0.04), drawn(line_y=line_y))
     middle = np.abs(KNOTS) < 0.6
@@ -172,3 +172,14 @@ def test_the_line_is_steadied_in_time_and_not_across_a_cut():
 def test_a_slight_opening_sets_in_gently():
     little = open_mouth(opening_of(moved(face(), 0.25 * VISIBLE), drawn()), 0, size=SIZE)
     assert 0.0 < little.inside[..., 3].max() < 0.3
+
+
+def test_a_mouth_that_was_detected_elsewhere_opens_there():
+    guide = torch.roll(drawn(count=3), 10, dims=3)  # 10 of 128 pixels to the right
+    motion, shift = moved(face(count=3), 0.04), 10 / 128
+    corners = motion.points[:, (48, 54)] + [shift, 0.0]
+    opening = opening_of(motion, guide, corners=corners)
+    np.testing.assert_allclose(opening.origin[:, 0], CENTRE_X + shift, atol=1e-9)
+    inside = open_mouth(opening, 1, size=SIZE).inside[..., 3]
+    middle = (inside.sum(axis=0) * np.arange(SIZE)).sum() / inside.sum() / SIZE
+    assert middle == pytest.approx(CENTRE_X + shift, abs=0.01)

@@ -70,6 +70,7 @@ class EditedFace:
     `unedited`: the generator's pictures of `inversion.latents`; None = drawn when they are needed.
     `motion`: how the landmarks are moved by the warped composite, which then compares the pictures
     of `beside_motion` and not of `edited`; None = only as the pictures show it.
+    `mouth` (T, 2, 2): its corners as detected, in shares of the crop; None = as `motion` has them.
     `colour_kept` (T,) in [0, 1]: how far the warped composite holds broad changes of colour and
     light back (`keep_colour`); None = nowhere.
     """
@@ -85,6 +86,7 @@ class EditedFace:
     unedited: KeptPictures | None = None
     motion: FaceMotion | None = None
     beside_motion: Latents | MovedLatents | None = None
+    mouth: NDArray[np.float64] | None = None
     colour_kept: NDArray[np.float64] | None = None
 
 
@@ -134,6 +136,7 @@ class ChangeStream:
             self._opening = part_lips(
                 face.motion,
                 face.inversion.mask.guide,
+                corners=face.mouth,
                 painted=1.0 - LIPS_KEPT * kept,
                 seconds=face.seconds,
                 intervals=face.intervals,

@@ -41,6 +41,7 @@ from vidinvert.types import (
 )
 
 LANDMARK_FILTER = GaussianFilter(sigma_seconds=0.2)  # of where motions take hold
+KEY_FILTER = GaussianFilter(sigma_seconds=0.05)  # of where the face is then
 LARGEST_MASK = 256  # side of the stored masks: half the crop's, and never more
 Progress = Callable[[int], None]
 
@@ -468,12 +469,20 @@ def stabilise_landmarks(
     plan: StabilizerPlan,
     *,
     intervals: Sequence[Interval],
+    detected: bool = False,
 ) -> NDArray[np.float64]:
-    """Steady landmarks (T, P, 2) that were read out of codes, where changes are smoothed at all.
+    """Steady landmarks (T, P, 2), where changes are smoothed at all.
 
     They say where an edit's motion takes hold, not what the mouth says: that stays the source's.
+
+    Args:
+        points: read out of codes, or detected in each frame.
+        seconds: (T,) times of the frames.
+        plan: the filters.
+        intervals: the track's unbroken runs.
+        detected: each in its frame, so that they follow a head that moves; those are steadied less.
     """
     if plan.change is None:
         return points
-    flat = points.reshape(len(points), -1)
-    return smooth(flat, seconds, LANDMARK_FILTER, intervals=intervals).reshape(points.shape)
+    flat, filter_ = points.reshape(len(points), -1), KEY_FILTER if detected else LANDMARK_FILTER
+    return smooth(flat, seconds, filter_, intervals=intervals).reshape(points.shape)

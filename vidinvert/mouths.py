@@ -31,16 +31,15 @@ LOWER_LIP = {67: 1.0, 66: 1.0, 65: 1.0, 58: 1.0, 57: 1.0, 56: 1.0, 59: 0.7, 55: 
 UPPER_SHARE = 0.35  # of an opening that the upper lip does; the lower lip and the jaw do the rest
 SMALLEST_GAP = 0.5 / 256  # of the crop's side: what opens or shuts by less is left as it is
 
-SHUT, OPEN = 0.09, 0.14  # of the mouth's width: from where on teeth may show between lips
-
 KNOTS = np.linspace(-1.0, 1.0, 33)  # of the line between the lips, from corner to corner
 STEPS = np.linspace(-1.0, 1.0, 25)  # places across it where it is looked for
 REACH = 0.16  # of the mouth's width: how far it may lie from where the landmarks have it
-FAITH = 0.6  # what lying that far away costs, in standard deviations of brightness
-BELOW = 5.0  # how much more it costs where teeth may show to lie below the lower lip
+FAITH = 1.5  # what lying that far away costs, in standard deviations of brightness
+BELOW = 6.0  # how many times as much it costs to lie as far below as above
 BEND = 0.05  # what going up or down by one place costs from knot to knot, by its square
 TEETH, TEETH_REACH = 1.5, 7  # upper teeth stay above: what brightness below costs, in places
 SMALLEST_CONTRAST = 4.0  # grey levels; what differs by less is noise
+SMALLEST_WIDTH = 1e-6  # against division by 0
 SEAM_FILTER = GaussianFilter(sigma_seconds=0.05)
 CORNER_FILTER = GaussianFilter(sigma_seconds=0.1)
 CORNER_SHARE = 0.5  # of the darkness between the lips, below which they have ended
@@ -106,6 +105,7 @@ def part_lips(
     motion: FaceMotion,
     guide: Tensor | None,
     *,
+    corners: Float64Array | None = None,
     painted: Float64Array | float = 1.0,
     seconds: Float64Array | None = None,
     intervals: Sequence[Interval] = (),
@@ -115,6 +115,8 @@ def part_lips(
     Args:
         motion: of a track's landmarks.
         guide: (T, 1, h, w) uint8, the crops in grey; None = lips part where the landmarks say.
+        corners: (T, 2, 2) of the mouth as detected, left and right, in shares of the crop: nearer
+            to a mouth that moves than landmarks from steadied codes; None = these.
         painted: (T,) in [0, 1], how much of what else an edit changes may be shown on the lips.
         seconds: (T,) times of the frames, for steadying the line; None = each by itself.
         intervals: the track's unbroken runs.
@@ -126,29 +128,26 @@ def part_lips(
     points, moves = motion.points, motion.moves
     if points.shape[1] != LANDMARKS:
         return None
-    left, right = points[:, CORNERS[0]], points[:, CORNERS[1]]
-    width = np.maximum(np.linalg.norm(right - left, axis=1), 1e-6)
-    across = (right - left) / width[:, None]
-    down = np.stack([-across[:, 1], across[:, 0]], axis=1)
-    apart = ((moves[:, LOWER] - moves[:, UPPER]) * down[:, None]).sum(axis=2).mean(axis=1)
+    drawn = _Axes.between(points[:, CORNERS])
+    axes = drawn if corners is None else _Axes.between(corners)
+    apart = ((moves[:, LOWER] - moves[:, UPPER]) * drawn.down[:, None]).sum(axis=2).mean(axis=1)
     if not (np.abs(apart) > SMALLEST_GAP).any() and np.all(np.asarray(painted) == 1):
         return None
     gap = np.maximum(apart, 0.0)
     rest = moves.copy()
     for lip, share in ((UPPER_LIP, UPPER_SHARE), (LOWER_LIP, UPPER_SHARE - 1.0)):
         for point, part in lip.items():
-            rest[:, point] += share * part * gap[:, None] * down
-    axes = _Axes(origin=(left + right) / 2, across=across, down=down, width=width)
-    depths = axes.depths(points)
+            rest[:, point] += share * part * gap[:, None] * drawn.down
+    depths = drawn.depths(points) * (axes.width / drawn.width)[:, None]
     chin = depths[:, CHIN]
     room = np.maximum((depths[:, LOWER] - depths[:, UPPER]).mean(axis=1), 1e-6)
     shut = np.clip(-apart / room, 0.0, 1.0)  # what `hold_back` took from the closing, as a share
-    drawn, teeth = _drawn_line(depths, width)
-    seam, skin = drawn, np.full(len(points), np.nan)
+    line = _drawn_line(depths)
+    seam, skin = line, np.full(len(points), np.nan)
     ends = np.tile([-FARTHEST_CORNER, FARTHEST_CORNER], (len(points), 1))
     if guide is not None:
-        seam, ends = _find_lips(guide, axes, drawn, teeth)
-        skin = np.median(axes.look(guide, *_beside_mouth(chin, width)), axis=(1, 2))
+        seam, ends = _find_lips(guide, axes, line)
+        skin = np.median(axes.look(guide, *_beside_mouth(chin, axes.width)), axis=(1, 2))
         if seconds is not None and intervals:
             seam = smooth(seam, seconds, SEAM_FILTER, intervals=intervals)
             ends = smooth(ends, seconds, CORNER_FILTER, intervals=intervals)
@@ -157,9 +156,9 @@ def part_lips(
         gap=gap,
         painted=np.minimum(1.0 - np.maximum(np.minimum(gap / VISIBLE, 1.0), shut), painted),
         origin=axes.origin,
-        across=across,
-        down=down,
-        half_width=width / 2,
+        across=axes.across,
+        down=axes.down,
+        half_width=axes.width / 2,
         seam=seam,
         ends=ends,
         nose=depths[:, NOSE_BASE],
@@ -177,6 +176,15 @@ class _Axes:
     down: Float64Array
     width: Float64Array
 
+    @classmethod
+    def between(cls, corners: Float64Array) -> "_Axes":
+        """Return the axes of mouths with corners (T, 2, 2), left and right."""
+        left, right = corners[:, 0], corners[:, 1]
+        width = np.maximum(np.linalg.norm(right - left, axis=1), SMALLEST_WIDTH)
+        across = (right - left) / width[:, None]
+        down = np.stack([-across[:, 1], across[:, 0]], axis=1)
+        return cls(origin=(left + right) / 2, across=across, down=down, width=width)
+
     def depths(self, points: Float64Array) -> Float64Array:
         """Return how far points (T, P, 2) lie below the line between the corners: (T, P)."""
         return ((points - self.origin[:, None]) * self.down[:, None]).sum(axis=2)
@@ -193,19 +201,13 @@ class _Axes:
         return seen[:, 0].double().numpy()
 
 
-def _drawn_line(depths: Float64Array, width: Float64Array) -> tuple[Float64Array, Float64Array]:
-    """Return where landmarks have the line between the lips, from their depths: (T, K).
+def _drawn_line(depths: Float64Array) -> Float64Array:
+    """Return where landmarks have the line along which lips part, from their depths: (T, K).
 
-    Upper teeth stay with the upper lip: it lies between shut lips, and on the lower lip where teeth
-    may show; how far they may, (T, 1) in [0, 1], is returned too.
+    That is the edge of the lower lip: upper teeth, where they show, stay with the upper lip.
     """
-    upper, lower = depths[:, UPPER], depths[:, LOWER]
-    apart = (lower - upper).mean(axis=1, keepdims=True) / width[:, None]
-    teeth = np.clip((apart - SHUT) / (OPEN - SHUT), 0.0, 1.0)
-    middle = upper + (0.5 + 0.5 * teeth) * (lower - upper)
-    known = np.pad(middle, ((0, 0), (1, 1)))  # the corners are at depth 0
-    line = np.stack([np.interp(KNOTS, [-1.0, -0.4, 0.0, 0.4, 1.0], row) for row in known])
-    return line, teeth
+    known = np.pad(depths[:, LOWER], ((0, 0), (1, 1)))  # the corners are at depth 0
+    return np.stack([np.interp(KNOTS, [-1.0, -0.4, 0.0, 0.4, 1.0], row) for row in known])
 
 
 def _beside_mouth(chin: Float64Array, width: Float64Array) -> tuple[Float64Array, Float64Array]:
@@ -216,26 +218,28 @@ def _beside_mouth(chin: Float64Array, width: Float64Array) -> tuple[Float64Array
 
 
 def _find_lips(
-    guide: Tensor, axes: _Axes, drawn: Float64Array, teeth: Float64Array
+    guide: Tensor, axes: _Axes, drawn: Float64Array
 ) -> tuple[Float64Array, Float64Array]:
     """Find the line between the lips near where it is drawn, (T, K), and its ends (T, 2)."""
     reach = REACH * axes.width[:, None]
     seen = axes.look(guide, KNOTS, drawn[:, :, None] + reach[..., None] * STEPS)
-    paths = _darkest_paths(seen, FAITH * np.square(STEPS) * (1.0 + BELOW * teeth * (STEPS > 0)))
+    paths = _darkest_paths(seen)
     levels = np.take_along_axis(seen, paths[..., None], axis=2)[..., 0]
     offsets = _average_knots(reach * STEPS[paths], around=4)
     return drawn + offsets * (1.0 - KNOTS**8), _find_ends(seen.mean(axis=2) - levels)
 
 
-def _darkest_paths(seen: Float64Array, faith: Float64Array) -> NDArray[np.int64]:
+def _darkest_paths(seen: Float64Array) -> NDArray[np.int64]:
     """Find the darkest way through grey levels (T, K, M), from knot to knot: (T, K) of M.
 
-    Dynamic programming; a way costs more that bends or lies far from the middle: `faith` (T, M).
+    Dynamic programming; a way costs more that bends, lies far from the middle, or has upper teeth
+    below it.
     """
     count, knots, places = seen.shape
     contrast = np.maximum(seen.std(axis=(1, 2), keepdims=True), SMALLEST_CONTRAST)
     levels = (seen - seen.mean(axis=(1, 2), keepdims=True)) / contrast
-    costs = levels + faith[:, None] + TEETH * np.maximum(_brighter_below(levels) - 1.0, 0.0)
+    faith = FAITH * np.square(STEPS) * np.where(STEPS > 0, BELOW, 1.0)
+    costs = levels + faith + TEETH * np.maximum(_brighter_below(levels) - 1.0, 0.0)
     bends = BEND * np.square(np.arange(places)[:, None] - np.arange(places))
     total, came = costs[:, 0], np.zeros((count, knots, places), np.int64)
     for knot in range(1, knots):

@@ -30,7 +30,15 @@ from vidinvert.editing import (
     total_strength,
 )
 from vidinvert.errors import NoFaceError, PlanError
-from vidinvert.faces import FaceDetector, align, bridge_gaps, select_tracks, track_faces
+from vidinvert.faces import (
+    FaceDetector,
+    align,
+    bridge_gaps,
+    find_key_points,
+    place_landmarks,
+    select_tracks,
+    track_faces,
+)
 from vidinvert.inversion import (
     choose_measured,
     invert,
@@ -668,14 +676,14 @@ def edit_faces(
             apply_edit, codes, plans.edit, face=track.track_id, seconds=seconds, fade=fade
         )
         motion, runs = None, intervals_from_indices(indices, cuts=analysis.shots)
+        steady = partial(
+            stabilise_landmarks, seconds=seconds, plan=plans.stabilizer, intervals=runs
+        )
+        keys = steady(find_key_points(track, alignment), detected=True)
         if landmarks is not None:
-            points = landmarks(codes.w_plus)
+            points = place_landmarks(steady(landmarks(codes.w_plus)), keys)
             motion = apply_motion(
-                stabilise_landmarks(points, seconds, plans.stabilizer, intervals=runs),
-                plans.edit,
-                face=track.track_id,
-                seconds=seconds,
-                fade=fade,
+                points, plans.edit, face=track.track_id, seconds=seconds, fade=fade
             )
         faces.append(
             EditedFace(
@@ -692,6 +700,7 @@ def edit_faces(
                 unedited=unedited if unedited and unedited.fits(codes) else None,
                 motion=motion,
                 beside_motion=None if motion is None else move(beside_motion=True),
+                mouth=keys[:, 3:],
                 colour_kept=colour_kept(plans.edit, face=track.track_id, seconds=seconds),
             )
         )

@@ -1,9 +1,14 @@
 """Turns a track's key points into crops: FFHQ's framing, frame by frame."""
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vidinvert.geometry import crop_from_quad, ffhq_quads
+from vidinvert.geometry import crop_from_quad, ffhq_quads, fit_similarity, transform_points
 from vidinvert.types import Alignment, FaceTrack
+
+# Of 68 landmarks in Multi-PIE order.
+LEFT_EYE, RIGHT_EYE, NOSE_TIP, MOUTH_CORNERS = slice(36, 42), slice(42, 48), 30, (48, 54)
+MOUTH = slice(48, 68)
 
 
 def align(track: FaceTrack, *, crop_size: int) -> Alignment:
@@ -24,3 +29,44 @@ def align(track: FaceTrack, *, crop_size: int) -> Alignment:
         indices=track.indices,
         quads_xy=quads_xy,
     )
+
+
+def find_key_points(track: FaceTrack, alignment: Alignment) -> NDArray[np.float64]:
+    """Return a track's five key points, (T, 5, 2), in shares of its crops' side."""
+    pairs = zip(alignment.crop_from_frame, track.landmarks_xy, strict=True)
+    placed = np.array([transform_points(matrix, points) for matrix, points in pairs])
+    return (placed.reshape(-1, 5, 2) + 0.5) / alignment.crop_size
+
+
+def place_landmarks(
+    points: NDArray[np.float64], key_points: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Move 68 landmarks to where a face was detected: they keep their shape, and the mouth its own.
+
+    Landmarks that are read out of codes, which were averaged over time, lag behind a head that
+    moves, and have the width of a usual mouth.
+
+    Args:
+        points: (T, 68, 2) in Multi-PIE order.
+        key_points: (T, 5, 2) in the same unit: eyes, nose, corners of the mouth.
+
+    Returns:
+        (T, 68, 2): moved, turned and scaled as five of them fit the key points best; those of the
+        mouth so that its corners are the detected ones.
+    """
+    read = np.concatenate(
+        [
+            points[:, LEFT_EYE].mean(axis=1, keepdims=True),
+            points[:, RIGHT_EYE].mean(axis=1, keepdims=True),
+            points[:, [NOSE_TIP, *MOUTH_CORNERS]],
+        ],
+        axis=1,
+    )
+    placed = points.copy()
+    for frame, (own, found) in enumerate(zip(read, key_points, strict=True)):
+        placed[frame] = transform_points(fit_similarity(own, found), points[frame])
+        corners = placed[frame, list(MOUTH_CORNERS)]
+        if np.ptp(corners, axis=0).any() and np.ptp(found[3:], axis=0).any():
+            moved = fit_similarity(corners, found[3:])
+            placed[frame, MOUTH] = transform_points(moved, placed[frame, MOUTH])
+    return placed
