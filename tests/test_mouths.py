@@ -85,7 +85,7 @@ def test_the_rest_of_the_motion_does_not_part_the_lips():
 def test_the_line_between_the_lips_is_found_in_the_picture(line_y):
     opening = opening_of(moved(face(), 0.04), drawn(line_y=line_y))
     middle = np.abs(KNOTS) < 0.6
-    np.testing.assert_allclose(opening.seam[0, middle] + CORNER_Y, line_y, atol=0.004)
+    np.testing.assert_allclose(opening.seam[0, middle] + CORNER_Y, line_y, atol=0.006)
 
 
 def test_upper_teeth_stay_with_the_upper_lip():

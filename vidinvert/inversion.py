@@ -41,7 +41,7 @@ from vidinvert.types import (
 )
 
 LANDMARK_FILTER = GaussianFilter(sigma_seconds=0.2)  # of where motions take hold
-KEY_FILTER = GaussianFilter(sigma_seconds=0.05)  # of where the face is then
+KEY_FILTER = GaussianFilter(sigma_seconds=0.1)  # of where the face is then
 LARGEST_MASK = 256  # side of the stored masks: half the crop's, and never more
 Progress = Callable[[int], None]
 

@@ -82,7 +82,7 @@ def test_a_mouth_gets_the_corners_that_were_detected_and_keeps_its_shape():
     for point in (3, 9, 14, 18):
         apart = np.linalg.norm(after[point] - after[0]) / np.linalg.norm(before[point] - before[0])
         assert apart == pytest.approx(scale)
-    assert np.abs(placed[0, :48] - landmarks()[0, :48]).max() < 0.02
+    assert np.abs(placed[0, :48] - landmarks()[0, :48]).max() < 0.03
 
 
 def test_a_detection_without_a_mouth_leaves_the_mouth_with_the_face():
