@@ -236,7 +236,7 @@ def _update(work: Path, start: FacePack) -> FacePack:
     if (work / "directions" / "directions.safetensors").is_file():
         directions = _write_directions(work, target)
     files |= write_motions(work, target)
-    for name in _unmoved(start.directory, target):
+    for name in unmoved(start.directory, target):
         earlier = described.get("directions", {}).get(name, {}).get("figures", {})
         if name in directions:
             directions[name]["figures"] = earlier | directions[name].get("figures", {})
@@ -267,8 +267,11 @@ def _update(work: Path, start: FacePack) -> FacePack:
     )
 
 
-def _unmoved(earlier: Path, target: Path) -> list[str]:
-    """Return the directions that are in both packs, with the same vectors and motions."""
+def unmoved(earlier: Path, target: Path) -> list[str]:
+    """Return the directions that are in both packs' folders, with the same vectors and motions.
+
+    Same is what is off by less than `UNMOVED` of its length.
+    """
     states: list[dict[str, Tensor]] = []
     for directory in (earlier, target):
         state: dict[str, Tensor] = {}
