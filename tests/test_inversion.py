@@ -7,6 +7,8 @@ import torch
 from stabilizers import FlowFilter, Interval, StabilizerPlan
 from tests.test_rendering import Brightener, alignment, edited_face, frames
 from vidinvert.inversion import (
+    KEY_FILTER,
+    LANDMARK_FILTER,
     choose_measured,
     invert,
     keep_steadied,
@@ -105,16 +107,20 @@ def test_landmarks_are_steadied_within_a_run_and_only_where_changes_are():
     seconds = np.arange(20) / 25
     points = np.random.default_rng(0).normal(size=(20, 3, 2))
     runs = (Interval(0, 10), Interval(10, 20))
-    steady = stabilise_landmarks(points, seconds, StabilizerPlan(), intervals=runs)
+    steady = stabilise_landmarks(
+        points, seconds, StabilizerPlan(), intervals=runs, filter_=LANDMARK_FILTER
+    )
     assert (
         np.abs(np.diff(steady[:10], axis=0)).mean() < 0.4 * np.abs(np.diff(points, axis=0)).mean()
     )
     other = points.copy()
     other[10:] += 5.0
-    again = stabilise_landmarks(other, seconds, StabilizerPlan(), intervals=runs)
+    again = stabilise_landmarks(
+        other, seconds, StabilizerPlan(), intervals=runs, filter_=LANDMARK_FILTER
+    )
     np.testing.assert_array_equal(again[:10], steady[:10])
     off = StabilizerPlan(change=None)
-    assert stabilise_landmarks(points, seconds, off, intervals=runs) is points
+    assert stabilise_landmarks(points, seconds, off, intervals=runs, filter_=KEY_FILTER) is points
 
 
 def test_crops_that_are_not_wanted_are_filled_in_from_both_sides():

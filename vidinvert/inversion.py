@@ -42,6 +42,7 @@ from vidinvert.types import (
 
 LANDMARK_FILTER = GaussianFilter(sigma_seconds=0.2)  # of where motions take hold
 KEY_FILTER = GaussianFilter(sigma_seconds=0.1)  # of where the face is then
+MOUTH_FILTER = GaussianFilter(sigma_seconds=0.03)  # of where lips part
 LARGEST_MASK = 256  # side of the stored masks: half the crop's, and never more
 Progress = Callable[[int], None]
 
@@ -469,7 +470,7 @@ def stabilise_landmarks(
     plan: StabilizerPlan,
     *,
     intervals: Sequence[Interval],
-    detected: bool = False,
+    filter_: GaussianFilter,
 ) -> NDArray[np.float64]:
     """Steady landmarks (T, P, 2), where changes are smoothed at all.
 
@@ -480,9 +481,10 @@ def stabilise_landmarks(
         seconds: (T,) times of the frames.
         plan: the filters.
         intervals: the track's unbroken runs.
-        detected: each in its frame, so that they follow a head that moves; those are steadied less.
+        filter_: `LANDMARK_FILTER` of those that are read out of codes; `KEY_FILTER` of those that
+            were detected, and follow a head that moves; `MOUTH_FILTER` of where lips part.
     """
     if plan.change is None:
         return points
-    flat, filter_ = points.reshape(len(points), -1), KEY_FILTER if detected else LANDMARK_FILTER
+    flat = points.reshape(len(points), -1)
     return smooth(flat, seconds, filter_, intervals=intervals).reshape(points.shape)

@@ -40,6 +40,9 @@ from vidinvert.faces import (
     track_faces,
 )
 from vidinvert.inversion import (
+    KEY_FILTER,
+    LANDMARK_FILTER,
+    MOUTH_FILTER,
     choose_measured,
     invert,
     keep_steadied,
@@ -679,9 +682,12 @@ def edit_faces(
         steady = partial(
             stabilise_landmarks, seconds=seconds, plan=plans.stabilizer, intervals=runs
         )
-        keys = steady(find_key_points(track, alignment), detected=True)
+        keys = find_key_points(track, alignment)
         if landmarks is not None:
-            points = place_landmarks(steady(landmarks(codes.w_plus)), keys)
+            points = place_landmarks(
+                steady(landmarks(codes.w_plus), filter_=LANDMARK_FILTER),
+                steady(keys, filter_=KEY_FILTER),
+            )
             motion = apply_motion(
                 points, plans.edit, face=track.track_id, seconds=seconds, fade=fade
             )
@@ -700,7 +706,7 @@ def edit_faces(
                 unedited=unedited if unedited and unedited.fits(codes) else None,
                 motion=motion,
                 beside_motion=None if motion is None else move(beside_motion=True),
-                mouth=keys[:, 3:],
+                mouth=steady(keys[:, 3:], filter_=MOUTH_FILTER),
                 colour_kept=colour_kept(plans.edit, face=track.track_id, seconds=seconds),
             )
         )
