@@ -6,6 +6,7 @@ import torch
 
 from stabilizers import Interval
 from vidinvert.mouths import (
+    BLOCK,
     KNOTS,
     LOWER,
     SMALLEST_GAP,
@@ -183,3 +184,14 @@ def test_a_mouth_that_was_detected_elsewhere_opens_there():
     inside = open_mouth(opening, 1, size=SIZE).inside[..., 3]
     middle = (inside.sum(axis=0) * np.arange(SIZE)).sum() / inside.sum() / SIZE
     assert middle == pytest.approx(CENTRE_X + shift, abs=0.01)
+
+
+def test_a_long_track_is_looked_at_block_by_block():
+    count = 2 * BLOCK + 3
+    guide = drawn(count=count)
+    guide[BLOCK:] = drawn(line_y=CORNER_Y - 0.01)
+    opening = opening_of(moved(face(count=count), 0.04), guide)
+    alone = opening_of(moved(face(), 0.04), drawn(line_y=CORNER_Y - 0.01))
+    assert opening.seam.shape == (count, len(KNOTS))
+    np.testing.assert_allclose(opening.seam[-1], alone.seam[0], atol=1e-9)
+    np.testing.assert_allclose(opening.skin, 160.0, atol=1e-6)

@@ -31,6 +31,7 @@ LOWER_LIP = {67: 1.0, 66: 1.0, 65: 1.0, 58: 1.0, 57: 1.0, 56: 1.0, 59: 0.7, 55: 
 UPPER_SHARE = 0.35  # of an opening that the upper lip does; the lower lip and the jaw do the rest
 SMALLEST_GAP = 0.5 / 256  # of the crop's side: what opens or shuts by less is left as it is
 
+BLOCK = 256  # frames that are looked at at once
 KNOTS = np.linspace(-1.0, 1.0, 33)  # of the line between the lips, from corner to corner
 STEPS = np.linspace(-1.0, 1.0, 25)  # places across it where it is looked for
 REACH = 0.16  # of the mouth's width: how far it may lie from where the landmarks have it
@@ -146,8 +147,9 @@ def part_lips(
     seam, skin = line, np.full(len(points), np.nan)
     ends = np.tile([-FARTHEST_CORNER, FARTHEST_CORNER], (len(points), 1))
     if guide is not None:
-        seam, ends = _find_lips(guide, axes, line)
-        skin = np.median(axes.look(guide, *_beside_mouth(chin, axes.width)), axis=(1, 2))
+        blocks = [slice(start, start + BLOCK) for start in range(0, len(points), BLOCK)]
+        found = [_look_at(guide[k], axes.at(k), line[k], chin[k]) for k in blocks]
+        seam, ends, skin = map(np.concatenate, zip(*found, strict=True))
         if seconds is not None and intervals:
             seam = smooth(seam, seconds, SEAM_FILTER, intervals=intervals)
             ends = smooth(ends, seconds, CORNER_FILTER, intervals=intervals)
@@ -185,6 +187,15 @@ class _Axes:
         down = np.stack([-across[:, 1], across[:, 0]], axis=1)
         return cls(origin=(left + right) / 2, across=across, down=down, width=width)
 
+    def at(self, frames: slice) -> "_Axes":
+        """Return the axes of some of the frames."""
+        return _Axes(
+            origin=self.origin[frames],
+            across=self.across[frames],
+            down=self.down[frames],
+            width=self.width[frames],
+        )
+
     def depths(self, points: Float64Array) -> Float64Array:
         """Return how far points (T, P, 2) lie below the line between the corners: (T, P)."""
         return ((points - self.origin[:, None]) * self.down[:, None]).sum(axis=2)
@@ -217,16 +228,17 @@ def _beside_mouth(chin: Float64Array, width: Float64Array) -> tuple[Float64Array
     return knots, depths[:, :, None] + width[:, None, None] * np.array([-0.1, 0.0, 0.1])
 
 
-def _find_lips(
-    guide: Tensor, axes: _Axes, drawn: Float64Array
-) -> tuple[Float64Array, Float64Array]:
-    """Find the line between the lips near where it is drawn, (T, K), and its ends (T, 2)."""
+def _look_at(
+    guide: Tensor, axes: _Axes, drawn: Float64Array, chin: Float64Array
+) -> tuple[Float64Array, Float64Array, Float64Array]:
+    """Find the line between the lips near where it is drawn, (T, K), its ends and skin's levels."""
+    skin = np.median(axes.look(guide, *_beside_mouth(chin, axes.width)), axis=(1, 2))
     reach = REACH * axes.width[:, None]
     seen = axes.look(guide, KNOTS, drawn[:, :, None] + reach[..., None] * STEPS)
     paths = _darkest_paths(seen)
     levels = np.take_along_axis(seen, paths[..., None], axis=2)[..., 0]
     offsets = _average_knots(reach * STEPS[paths], around=4)
-    return drawn + offsets * (1.0 - KNOTS**8), _find_ends(seen.mean(axis=2) - levels)
+    return drawn + offsets * (1.0 - KNOTS**8), _find_ends(seen.mean(axis=2) - levels), skin
 
 
 def _darkest_paths(seen: Float64Array) -> NDArray[np.int64]:
