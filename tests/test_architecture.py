@@ -19,8 +19,8 @@ COLUMNS = (
     ("inversion", "editing", "rendering", "analysis", "corrections", "quality"),
     ("changes",),
     ("methods", "training", "official"),
-    ("media", "faces", "networks", "fidelity"),
-    ("plots", "images", "geometry", "warps", "reach", "mouths", "checkpoints"),
+    ("media", "faces", "mouths", "networks", "fidelity"),
+    ("plots", "images", "geometry", "warps", "reach", "checkpoints"),
     ("types", "errors", "version", "clock"),
 )
 COLUMN_OF = {room: number for number, rooms in enumerate(COLUMNS) for room in rooms}

@@ -8,15 +8,15 @@ from stabilizers import Interval
 from vidinvert.mouths import (
     BLOCK,
     KNOTS,
-    LOWER,
     SMALLEST_GAP,
-    UPPER,
     UPPER_SHARE,
     VISIBLE,
     LipOpening,
     open_mouth,
     part_lips,
 )
+from vidinvert.reach import INNER_LOWER as LOWER
+from vidinvert.reach import INNER_UPPER as UPPER
 from vidinvert.types import FaceMotion
 
 SIZE = 256

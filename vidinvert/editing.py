@@ -10,6 +10,7 @@ from torch import Tensor
 
 from stabilizers import Interval, intervals_from_indices
 from vidinvert.errors import PlanError
+from vidinvert.geometry import smoothstep
 from vidinvert.reach import hold_back
 from vidinvert.types import (
     EditPlan,
@@ -152,8 +153,7 @@ def fade_at_gaps(
             (last + 1 in edges, seconds[min(last + 1, len(seconds) - 1)] - seconds[indices[part]]),
         ):
             if not at_edge:
-                share = np.clip(away / fade_seconds, 0.0, 1.0)
-                weight[part] = np.minimum(weight[part], share * share * (3.0 - 2.0 * share))
+                weight[part] = np.minimum(weight[part], smoothstep(away / fade_seconds))
     return weight
 
 

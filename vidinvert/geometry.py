@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float64Array = NDArray[np.float64]
+# Which of the 68 landmarks (Multi-PIE) make up the eyes, the nose tip and the mouth's corners.
+FIVE_OF_68 = (range(36, 42), range(42, 48), (30,), (48,), (54,))
 
 FFHQ_EYE_SCALE = 2.0  # half the crop's side, in distances between the eyes (FFHQ, appendix)
 FFHQ_MOUTH_SCALE = 1.8  # or in distances from eyes to mouth, whichever is larger
@@ -66,6 +68,17 @@ def corner_transform(b_from_a: Float64Array) -> Float64Array:
 def scale_of(b_from_a: Float64Array) -> float:
     """Return how many pixels of b one pixel of a becomes."""
     return math.sqrt(abs(float(np.linalg.det(b_from_a[:, :2]))))
+
+
+def five_of_68(landmarks: NDArray[Any]) -> NDArray[Any]:
+    """Return the five key points that 68 landmarks (..., 68, 2) hold: (..., 5, 2)."""
+    return np.stack([landmarks[..., list(rows), :].mean(axis=-2) for rows in FIVE_OF_68], axis=-2)
+
+
+def smoothstep(share: Float64Array) -> Float64Array:
+    """Rise from 0 to 1 along 3t² - 2t³; 0 below and 1 above."""
+    share = np.clip(share, 0.0, 1.0)
+    return share * share * (3.0 - 2.0 * share)
 
 
 def fit_similarity(source_xy: Float64Array, target_xy: Float64Array) -> Float64Array:

@@ -17,17 +17,19 @@ from torch import Tensor
 from torch.nn import functional
 
 from stabilizers import GaussianFilter, Interval, smooth
+from vidinvert.geometry import smoothstep
+from vidinvert.reach import CHIN, CORNERS, INNER_LOWER, INNER_UPPER, OUTER
 from vidinvert.types import FaceMotion
 
 Float32Array = NDArray[np.float32]
 Float64Array = NDArray[np.float64]
 
-LANDMARKS = 68
-CORNERS, CHIN, NOSE_BASE = (48, 54), 8, 33
-UPPER, LOWER = (61, 62, 63), (67, 66, 65)  # the inner lips, point above point
-# What goes along with them: points of both contours, and their share.
-UPPER_LIP = {61: 1.0, 62: 1.0, 63: 1.0, 50: 1.0, 51: 1.0, 52: 1.0, 49: 0.7, 53: 0.7}
-LOWER_LIP = {67: 1.0, 66: 1.0, 65: 1.0, 58: 1.0, 57: 1.0, 56: 1.0, 59: 0.7, 55: 0.7}
+LANDMARKS, NOSE_BASE = 68, 33
+# What goes along with the lips: points of both contours, and their share.
+UPPER_LIP = dict.fromkeys(INNER_UPPER, 1.0)
+LOWER_LIP = dict.fromkeys(INNER_LOWER, 1.0)
+UPPER_LIP |= {above: share for row in OUTER.values() for above, _, share in row}
+LOWER_LIP |= {below: share for row in OUTER.values() for _, below, share in row}
 UPPER_SHARE = 0.35  # of an opening that the upper lip does; the lower lip and the jaw do the rest
 SMALLEST_GAP = 0.5 / 256  # of the crop's side: what opens or shuts by less is left as it is
 
@@ -131,7 +133,11 @@ def part_lips(
         return None
     drawn = _Axes.between(points[:, CORNERS])
     axes = drawn if corners is None else _Axes.between(corners)
-    apart = ((moves[:, LOWER] - moves[:, UPPER]) * drawn.down[:, None]).sum(axis=2).mean(axis=1)
+    apart = (
+        ((moves[:, INNER_LOWER] - moves[:, INNER_UPPER]) * drawn.down[:, None])
+        .sum(axis=2)
+        .mean(axis=1)
+    )
     if not (np.abs(apart) > SMALLEST_GAP).any() and np.all(np.asarray(painted) == 1):
         return None
     gap = np.maximum(apart, 0.0)
@@ -141,7 +147,7 @@ def part_lips(
             rest[:, point] += share * part * gap[:, None] * drawn.down
     depths = drawn.depths(points) * (axes.width / drawn.width)[:, None]
     chin = depths[:, CHIN]
-    room = np.maximum((depths[:, LOWER] - depths[:, UPPER]).mean(axis=1), 1e-6)
+    room = np.maximum((depths[:, INNER_LOWER] - depths[:, INNER_UPPER]).mean(axis=1), 1e-6)
     shut = np.clip(-apart / room, 0.0, 1.0)  # what `hold_back` took from the closing, as a share
     line = _drawn_line(depths)
     seam, skin = line, np.full(len(points), np.nan)
@@ -217,7 +223,7 @@ def _drawn_line(depths: Float64Array) -> Float64Array:
 
     That is the edge of the lower lip: upper teeth, where they show, stay with the upper lip.
     """
-    known = np.pad(depths[:, LOWER], ((0, 0), (1, 1)))  # the corners are at depth 0
+    known = np.pad(depths[:, INNER_LOWER], ((0, 0), (1, 1)))  # the corners are at depth 0
     return np.stack([np.interp(KNOTS, [-1.0, -0.4, 0.0, 0.4, 1.0], row) for row in known])
 
 
@@ -310,9 +316,9 @@ def open_mouth(opening: LipOpening, position: int, *, size: int) -> OpenMouth:
     to_chin = max(opening.chin[position] - line, half)
     to_nose = max(line - opening.nose[position], 0.3 * half)
     broad = np.exp(-np.square(along / CHIN_WIDTH))
-    lower = outline + (broad - outline) * _ease(below / (0.6 * to_chin))
-    lower *= fall * (1.0 - _ease(below / (JAW_REACH * to_chin)))
-    upper = rise * outline * (1.0 - _ease(above / to_nose))
+    lower = outline + (broad - outline) * smoothstep(below / (0.6 * to_chin))
+    lower *= fall * (1.0 - smoothstep(below / (JAW_REACH * to_chin)))
+    upper = rise * outline * (1.0 - smoothstep(above / to_nose))
     moved = np.where(below > 0, -lower, np.where(above > 0, upper, -under))
 
     shown = np.clip(-np.maximum(below, above) / EDGE + 0.5, 0.0, 1.0)
@@ -324,16 +330,10 @@ def open_mouth(opening: LipOpening, position: int, *, size: int) -> OpenMouth:
         inside[..., :3], inside[..., 3] = shown[..., None] * colour, shown
 
     away = np.maximum(np.maximum(below, above), 0.0) / (LIPS * half)
-    lips = _ease(2.0 - 2.0 * np.hypot(between_ends / 1.6, away))
+    lips = smoothstep(2.0 - 2.0 * np.hypot(between_ends / 1.6, away))
     lips *= 1.0 - opening.painted[position]
     return OpenMouth(
         flow=np.asarray(size * moved[..., None] * down, np.float32),
         inside=inside,
         painted=np.asarray(1.0 - lips[..., None], np.float32),
     )
-
-
-def _ease(share: Float64Array) -> Float64Array:
-    """Rise from 0 to 1 along 3t² - 2t³."""
-    share = np.clip(share, 0.0, 1.0)
-    return share * share * (3.0 - 2.0 * share)

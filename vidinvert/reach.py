@@ -14,8 +14,9 @@ Float64Array = NDArray[np.float64]
 
 SMALLEST = 1e-9  # of distances, against division by 0
 BRIDGE, CHIN = 27, 8
+INNER_UPPER, INNER_LOWER = (61, 62, 63), (67, 66, 65)  # lips, point above point
 # Upper and lower lids, then inner lips.
-UPPER, LOWER = (37, 38, 43, 44, 61, 62, 63), (41, 40, 47, 46, 67, 66, 65)
+UPPER, LOWER = (37, 38, 43, 44, *INNER_UPPER), (41, 40, 47, 46, *INNER_LOWER)
 # By inner upper lip: points of the outer contour above and below, and their share of its moves.
 OUTER = {
     61: ((50, 58, 1.0), (49, 59, 0.7)),

@@ -5,7 +5,8 @@ import pytest
 
 from tests.shared_data import shared_path
 from vidinvert.errors import MissingError
-from vidinvert.training.face_labels import FIVE_OF_68, FaceLabels, _merge, _refine, label_faces
+from vidinvert.geometry import FIVE_OF_68
+from vidinvert.training.face_labels import FaceLabels, _merge, _refine, label_faces
 
 
 def row(x: float, y: float, side: float, *, points: float) -> np.ndarray:

@@ -3,12 +3,15 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from vidinvert.geometry import crop_from_quad, ffhq_quads, fit_similarity, transform_points
+from vidinvert.geometry import (
+    crop_from_quad,
+    ffhq_quads,
+    fit_similarity,
+    five_of_68,
+    transform_points,
+)
+from vidinvert.reach import CORNERS, MOUTH
 from vidinvert.types import Alignment, FaceTrack
-
-# Of 68 landmarks in Multi-PIE order.
-LEFT_EYE, RIGHT_EYE, NOSE_TIP, MOUTH_CORNERS = slice(36, 42), slice(42, 48), 30, (48, 54)
-MOUTH = slice(48, 68)
 
 
 def align(track: FaceTrack, *, crop_size: int) -> Alignment:
@@ -54,18 +57,10 @@ def place_landmarks(
         (T, 68, 2): moved, turned and scaled as five of them fit the key points best; those of the
         mouth so that its corners are the detected ones.
     """
-    read = np.concatenate(
-        [
-            points[:, LEFT_EYE].mean(axis=1, keepdims=True),
-            points[:, RIGHT_EYE].mean(axis=1, keepdims=True),
-            points[:, [NOSE_TIP, *MOUTH_CORNERS]],
-        ],
-        axis=1,
-    )
     placed = points.copy()
-    for frame, (own, found) in enumerate(zip(read, key_points, strict=True)):
+    for frame, (own, found) in enumerate(zip(five_of_68(points), key_points, strict=True)):
         placed[frame] = transform_points(fit_similarity(own, found), points[frame])
-        corners = placed[frame, list(MOUTH_CORNERS)]
+        corners = placed[frame, CORNERS]
         if np.ptp(corners, axis=0).any() and np.ptp(found[3:], axis=0).any():
             moved = fit_similarity(corners, found[3:])
             placed[frame, MOUTH] = transform_points(moved, placed[frame, MOUTH])

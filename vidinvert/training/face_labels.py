@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vidinvert.errors import MissingError
+from vidinvert.geometry import five_of_68
 
 Float32Array = NDArray[np.float32]
 UInt8Array = NDArray[np.uint8]
@@ -29,8 +30,6 @@ MIRRORED_POINTS = (1, 0, 2, 4, 3)
 PFLD_SIZE = 112
 PFLD_MARGIN = 1.25  # side of its crop over the longer side of the face's box
 PFLD_VIEWS = ((0.0, 0.0, 1.0), (0.02, 0.0, 1.05), (-0.02, 0.02, 0.95))  # shift x, y; scale
-# Which of the 68 landmarks (iBUG) make up the eyes, the nose tip and the mouth's corners.
-FIVE_OF_68 = (range(36, 42), range(42, 48), (30,), (48,), (54,))
 AGREED_POINTS = [0, 1]  # the eyes, where the mean of both networks is nearer than either
 # Where the two disagree by more than this share of the distance between the eyes, YuNet's stay.
 MOST_DISAGREEMENT = 0.25
@@ -120,7 +119,7 @@ def _five_points(
         picture = np.ascontiguousarray(patch[:, ::-1]) if mirrored else patch
         network.setInput(cv2.dnn.blobFromImage(picture, 1 / 255.0))
         landmarks = np.asarray(network.forward()).reshape(68, 2) * PFLD_SIZE
-        five = np.stack([landmarks[list(rows)].mean(axis=0) for rows in FIVE_OF_68])
+        five = five_of_68(landmarks)
         if mirrored:
             five = five[list(MIRRORED_POINTS)]
             five[:, 0] = PFLD_SIZE - 1 - five[:, 0]

@@ -94,9 +94,10 @@ MOTIONS_COUNTERED = {
     "gender": {"eyes_open": 0.5},
     "weight": {"eyes_open": 0.15},
 }
-# What is drawn beside a motion is its direction unstretched, but for mouths that open: what comes
-# to light between closed lips is nowhere in the source, and has to be drawn. Of gender all is
-# drawn, for its motion is but a part of it, and of weight little, for the motion is nearly all.
+# What is drawn beside a motion is its direction unstretched, but for mouths that close: lips come
+# where the source shows teeth, and have to be drawn (open ones are `vidinvert.mouths`'). Of gender
+# all is drawn, for its motion is but a part of it, and of weight little, for that is nearly all
+# motion.
 DRAWN = {"mouth_open": 0.8, "gender": 1.0, "weight": 0.35}
 
 
