@@ -13,7 +13,7 @@ import os
 import struct
 import zlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal
 
@@ -41,6 +41,7 @@ SETTINGS = {
 }
 MANIFEST_BOX = bytes.fromhex("d8fec3d61b0e483c92975828877ec481")  # C2PA 2.x, in ISO media files
 MOST_BOXES = 64
+WAKE = 0.2  # seconds between looks for a signal while another thread signs
 LOST_MANIFEST = "the source's C2PA manifest, which a signed output would keep"
 GOOD = ("Valid", "Trusted")  # whom to trust is for those who read it
 CURVES = {"secp256r1": "es256", "secp384r1": "es384", "secp521r1": "es512"}
@@ -133,6 +134,8 @@ class ManifestSigner:
                 pool.submit(int).result()  # its thread is there and will be waited for
                 # In a thread no signal arrives: in the library's callbacks it would be lost.
                 signing = pool.submit(self._sign_into, written, staged, SIGNED[muxer])
+                while not wait([signing], timeout=WAKE).done:
+                    pass  # a signal just before the wait is served after it
                 state, reasons = signing.result()
             except BaseException:
                 written.stopped = True
