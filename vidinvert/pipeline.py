@@ -63,7 +63,16 @@ from vidinvert.media import (
     probe,
     read_ahead,
 )
-from vidinvert.methods import EditPainter, Method, divide_method, load_method, time_method
+from vidinvert.methods import (
+    EditPainter,
+    Graphs,
+    Method,
+    describe_graphs,
+    divide_method,
+    graph_method,
+    load_method,
+    time_method,
+)
 from vidinvert.quality import Rendered, describe_steadiness, split
 from vidinvert.rendering import (
     check_mask_directory,
@@ -127,6 +136,7 @@ def load_pack(
     min_score: float = 0.5,
     min_size: float = 24.0,
     workers: int = 1,
+    cuda_graphs: Graphs = "auto",
 ) -> Models:
     """Load a face pack by name or directory.
 
@@ -139,11 +149,13 @@ def load_pack(
         min_size: faces with a smaller side, in pixels, are dropped.
         workers: batches that the networks work on at once, each with torch's number of threads; see
             `media.divide_threads`.
+        cuda_graphs: record the networks' passes as CUDA graphs, on CUDA devices (`auto`), never
+            (`off`), or without fail (`on`). See `methods.GraphedMethod`.
 
     Raises:
         CheckpointError: the pack is missing, damaged or of another schema.
-        PlanError: the pack does not run the method, or not on several devices, or the precision is
-            unknown.
+        PlanError: the pack does not run the method, or not on several devices, or not with CUDA
+            graphs where they are demanded, or the precision is unknown.
     """
     dtypes = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in dtypes:
@@ -153,9 +165,12 @@ def load_pack(
     devices, dtype = device.split(","), dtypes[precision]
     workers = max(workers, len(devices))
     if len(devices) > 1:
-        loaded = divide_method(pack, method=method, devices=devices, dtype=dtype)
+        loaded = divide_method(
+            pack, method=method, devices=devices, dtype=dtype, graphs=cuda_graphs
+        )
     else:
         loaded = load_method(pack, method=method, device=device, dtype=dtype)
+        loaded = graph_method(loaded, device=device, dtype=dtype, wanted=cuda_graphs)
     return Models(
         pack=pack,
         detector=FaceDetector(
@@ -834,6 +849,7 @@ def _report(
         "method": pack.method_name,
         "device": ",".join(pack.devices),
         "precision": pack.precision,
+        "cuda_graphs": describe_graphs(pack.method),
         "seconds": seconds,
         "profile": clock.describe(),
         "peak_memory_bytes": peak_memory_bytes(),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from vidinvert.version import VERSION
 
 if TYPE_CHECKING:
+    from vidinvert.methods import Graphs
     from vidinvert.pipeline import Span
     from vidinvert.types import Plans
 
@@ -46,6 +47,7 @@ class Setup:
         method: how faces are inverted.
         devices: dealt out to the workers in turn.
         precision: of the networks' features.
+        cuda_graphs: whether the networks' passes are recorded, see `vidinvert.load_pack`.
         min_score: detections below are dropped.
         min_size: faces with a smaller side, in pixels, are dropped.
         threads: CPU threads of one worker.
@@ -58,6 +60,7 @@ class Setup:
     method: str = "samm"
     devices: tuple[str, ...] = ("cpu",)
     precision: str = "fp32"
+    cuda_graphs: "Graphs" = "auto"
     min_score: float = 0.5
     min_size: float = 24.0
     threads: int = 1

@@ -235,6 +235,7 @@ def open_editor(setup: Setup, device: str) -> Job:
         method=setup.method,
         device=device,
         precision=setup.precision,
+        cuda_graphs=setup.cuda_graphs,
         min_score=setup.min_score,
         min_size=setup.min_size,
         workers=workers,

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vidinvert.cli.batch_progress import BatchBar, JsonLines, summarise
+from vidinvert.cli.device import tell_of_graphs
 from vidinvert.cli.options import (
     add_coding_options,
     add_common_options,
@@ -118,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
     finally:
         watch.close()
     write_reports(outcomes, options.output)
+    reports = [outcome.report or {} for outcome in outcomes]
+    tell_of_graphs(options.cuda_graphs, [report.get("cuda_graphs") for report in reports])
     if options.json:
         watch.summary(outcomes)
     else:
@@ -201,7 +204,12 @@ def plan_setup(options: argparse.Namespace) -> "Setup":
     """Choose pack and devices; threads are chosen with the workers."""
     from vidinvert.batch import Setup
     from vidinvert.checkpoints import find_pack
-    from vidinvert.cli.device import choose_devices, choose_precision, count_devices
+    from vidinvert.cli.device import (
+        check_graphs,
+        choose_devices,
+        choose_precision,
+        count_devices,
+    )
 
     devices = choose_devices(options.device)
     if options.device in ("auto", "cuda") and devices != ("cpu",):
@@ -212,6 +220,7 @@ def plan_setup(options: argparse.Namespace) -> "Setup":
         method=method_from(options),
         devices=devices,
         precision=choose_precision(options.precision, devices[0]),
+        cuda_graphs=check_graphs(options.cuda_graphs, devices),
         min_score=options.min_score,
         min_size=options.min_size,
         metrics=options.metrics,

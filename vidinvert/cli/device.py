@@ -2,8 +2,13 @@
 
 import ctypes
 import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from vidinvert.errors import PlanError
+
+if TYPE_CHECKING:
+    from vidinvert.methods import Graphs
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # of glibc's mallopt(3)
 ARENAS = 1  # threads that keep memory of their own take 400 MB more, and are no faster
@@ -53,6 +58,35 @@ def count_devices() -> int:
     import torch
 
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def check_graphs(wanted: "Graphs", devices: Sequence[str]) -> "Graphs":
+    """Return whether CUDA graphs are wanted.
+
+    Raises:
+        PlanError: they are demanded where no CUDA device was chosen.
+    """
+    if wanted == "on" and "cpu" in devices:
+        raise PlanError(
+            "CUDA graphs need a CUDA device, and the device chosen is the CPU; leave --cuda-graphs "
+            "out, or name a --device that `vidinvert doctor` finds."
+        )
+    return wanted
+
+
+def tell_of_graphs(
+    wanted: "Graphs", described: Iterable[Sequence[Mapping[str, Any]] | None]
+) -> None:
+    """Say on stderr, where CUDA graphs were demanded, which passes ran without, and why.
+
+    `described`: as `vidinvert.methods.describe_graphs` gives it; what is said twice is said once.
+    """
+    if wanted != "on":
+        return
+    for name, reason in dict.fromkeys(
+        pair for devices in described for one in devices or () for pair in one["eager"].items()
+    ):
+        print(f"vidinvert: no CUDA graph of {name}, which ran without: {reason}", file=sys.stderr)
 
 
 def choose_precision(wanted: str, device: str) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vidinvert.cli.device import tell_of_graphs
 from vidinvert.cli.options import (
     ProgressBars,
     add_coding_options,
@@ -96,6 +97,7 @@ def run(options: argparse.Namespace) -> int:
         pending.replace(report)
     if result["salvage"] is not None:
         print(f"vidinvert: {_word_salvage(result['salvage'])}", file=sys.stderr)
+    tell_of_graphs(options.cuda_graphs, [result["cuda_graphs"]])
     for what in result["left_out"]:
         print(f"vidinvert: the output does not hold {what}", file=sys.stderr)
     if not result["tracks"]:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vidinvert.cli.device import tell_of_graphs
 from vidinvert.cli.options import (
     add_common_options,
     add_pack_options,
@@ -93,7 +94,7 @@ def run_interpolate(options: argparse.Namespace) -> int:
     )
     with torch.inference_mode():
         made = torch.cat([models.method.generate(w[None]) for w in codes])
-    return _write(options, torch.cat([first, made, second]) if options.sheet else made)
+    return _write(options, torch.cat([first, made, second]) if options.sheet else made, models)
 
 
 def run_mix(options: argparse.Namespace) -> int:
@@ -110,7 +111,7 @@ def run_mix(options: argparse.Namespace) -> int:
         image = models.method.generate(mix(content, style, layers=layers))
         ends = [models.method.generate(code) for code in (content, style)]
     pictures = [first, ends[0], image, ends[1], second]
-    return _write(options, torch.cat(pictures) if options.sheet else image)
+    return _write(options, torch.cat(pictures) if options.sheet else image, models)
 
 
 def run_diffuse(options: argparse.Namespace) -> int:
@@ -133,7 +134,7 @@ def run_diffuse(options: argparse.Namespace) -> int:
         plan=replace(DIFFUSION_PLAN, steps=options.steps, rate=options.rate),
     )
     pictures = [target, context, done.stitched, done.inverted, done.image]
-    return _write(options, torch.cat(pictures) if options.sheet else done.image)
+    return _write(options, torch.cat(pictures) if options.sheet else done.image, models)
 
 
 def _open(options: argparse.Namespace) -> "tuple[Models, Tensor, Tensor]":
@@ -156,8 +157,9 @@ def _open(options: argparse.Namespace) -> "tuple[Models, Tensor, Tensor]":
     return models, first, second
 
 
-def _write(options: argparse.Namespace, pictures: "Tensor") -> int:
+def _write(options: argparse.Namespace, pictures: "Tensor", models: "Models") -> int:
     from vidinvert import images
+    from vidinvert.methods import describe_graphs
     from vidinvert.portraits import strip
 
     picture = strip(pictures)
@@ -165,6 +167,7 @@ def _write(options: argparse.Namespace, pictures: "Tensor") -> int:
         images.write_png(options.output, picture)
     else:
         images.write_jpeg(options.output, picture, height=picture.shape[0])
+    tell_of_graphs(options.cuda_graphs, [describe_graphs(models.method)])
     print(options.output)
     return 0
 

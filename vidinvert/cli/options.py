@@ -112,6 +112,13 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"), help="(auto)"
     )
+    group.add_argument(
+        "--cuda-graphs",
+        default="auto",
+        choices=("auto", "on", "off"),
+        help="record the networks' passes and play them again: on CUDA devices, without fail and "
+        "with a word where it does not work, or never (auto)",
+    )
     group.add_argument("--batch-size", type=count, default=8, help="crops per pass (8)")
     group.add_argument("--threads", type=count, help="CPU threads of the networks (all cores)")
 
@@ -318,6 +325,7 @@ def method_from(options: argparse.Namespace) -> str:
 def load_models(options: argparse.Namespace) -> "Models":
     """Load the face pack that the options name, on the device they choose."""
     from vidinvert.cli.device import (
+        check_graphs,
         choose_devices,
         choose_precision,
         keep_memory,
@@ -336,6 +344,7 @@ def load_models(options: argparse.Namespace) -> "Models":
         min_score=options.min_score,
         min_size=options.min_size,
         workers=workers,
+        cuda_graphs=check_graphs(options.cuda_graphs, devices),
     )
 
 

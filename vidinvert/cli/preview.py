@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from vidinvert.cli.device import tell_of_graphs
 from vidinvert.cli.options import (
     ProgressBars,
     add_common_options,
@@ -78,6 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
     from vidinvert.editing import parse_edits
     from vidinvert.media import probe
+    from vidinvert.methods import describe_graphs
     from vidinvert.pipeline import edit_faces, mask_edits, measure_video
     from vidinvert.preview import PreviewPlan, PreviewTargets, check_targets, write_preview
 
@@ -120,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         )
     finally:
         bars.close()
+    tell_of_graphs(options.cuda_graphs, [describe_graphs(models.method)])
     if options.output is not None and not options.quiet:
         shown = f"{written['frames']} of {len(analysis.frames)} frames"
         size = f"{written['bytes'] / 1e6:.1f} MB"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,7 +18,9 @@ from vidinvert.methods import (
     indomain,
     samm,
 )
+from vidinvert.methods.cuda_graphs import CudaCapture
 from vidinvert.methods.divided import DividedMethod
+from vidinvert.methods.graphed import TOLERANCE, GraphedMethod
 from vidinvert.methods.timed import TimedMethod
 from vidinvert.types import Embedding, FacePack, Synthesis
 
@@ -28,10 +30,14 @@ __all__ = [
     "DividedMethod",
     "EditPainter",
     "Follower",
+    "GraphedMethod",
+    "Graphs",
     "Loader",
     "Method",
     "Refiner",
+    "describe_graphs",
     "divide_method",
+    "graph_method",
     "load_method",
     "time_method",
 ]
@@ -138,6 +144,7 @@ class EditPainter(Method, Protocol):
         ...
 
 
+Graphs = Literal["auto", "on", "off"]  # where CUDA graphs can be used; demanded; never
 Loader = Callable[[FacePack, torch.device, torch.dtype], Method]
 
 # (kind of generator, method) -> what loads it.
@@ -205,9 +212,16 @@ def load_method(
 
 
 def divide_method(
-    pack: FacePack, *, method: str, devices: Sequence[str], dtype: torch.dtype
+    pack: FacePack,
+    *,
+    method: str,
+    devices: Sequence[str],
+    dtype: torch.dtype,
+    graphs: Graphs = "off",
 ) -> Method:
     """Load a method once for each of several devices, to share the batches.
+
+    `graphs`: as for `graph_method`.
 
     Raises:
         PlanError: the method works frame after frame or paints, which one device must do alone; or
@@ -221,7 +235,49 @@ def divide_method(
             f"The method {method!r} cannot be divided between {len(places)} devices, expected one "
             "of those that look at every frame by itself, as samm; name one --device."
         )
-    return DividedMethod(methods=copies, devices=places)
+    graphed = (
+        graph_method(copy, device=place, dtype=dtype, wanted=graphs)
+        for copy, place in zip(copies, places, strict=True)
+    )
+    return DividedMethod(methods=tuple(graphed), devices=places)
+
+
+def graph_method(
+    method: Method, *, device: torch.device | str, dtype: torch.dtype, wanted: Graphs = "auto"
+) -> Method:
+    """Return a method whose passes are recorded as CUDA graphs, or the method as it is.
+
+    It comes back as it is with `off`, and with `auto` elsewhere than on CUDA. So do methods that
+    refine codes, in steps through which gradients pass, or paint edits.
+
+    Args:
+        method: loaded on `device`, with features of `dtype`.
+        device: where it is.
+        dtype: by which replays are judged, see `graphed.TOLERANCE`.
+        wanted: `on` refuses to go without.
+
+    Raises:
+        PlanError: graphs are demanded, and the device or the method has none.
+    """
+    place, steps = torch.device(device), isinstance(method, Refiner | EditPainter)
+    if wanted == "off" or (wanted == "auto" and (place.type != "cuda" or steps)):
+        return method
+    if place.type != "cuda" or steps:
+        why = f"The device is {str(place)!r}" if not steps else "The method works step by step"
+        raise PlanError(
+            f"{why}, but CUDA graphs need a CUDA device and a method that looks at every frame by "
+            "itself, as samm; leave --cuda-graphs out."
+        )
+    return GraphedMethod(method=method, capture=CudaCapture(place), tolerance=TOLERANCE[dtype])
+
+
+def describe_graphs(method: Method) -> list[dict[str, Any]] | None:
+    """Say for each device what is recorded as CUDA graphs, as `GraphedMethod.describe`; or None."""
+    if isinstance(method, TimedMethod):
+        return describe_graphs(method.method)
+    copies = method.methods if isinstance(method, DividedMethod) else (method,)
+    graphed = [copy for copy in copies if isinstance(copy, GraphedMethod)]
+    return [copy.describe() for copy in graphed] or None
 
 
 def _read_options(

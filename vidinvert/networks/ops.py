@@ -290,7 +290,9 @@ def upsample_image_reference(x: Tensor) -> Tensor:
 
 
 def _fir_kernel(like: Tensor) -> Tensor:
-    taps = torch.tensor(FIR_TAPS, dtype=like.dtype, device=like.device)
+    outer, inner = FIR_TAPS[:2]
+    # Made where it is used: a copy from the CPU would wait, and could not be part of a CUDA graph.
+    taps = F.pad(like.new_full((2,), inner), (1, 1), value=outer)  # (4,)
     return torch.outer(taps, taps) / 64.0  # (4, 4), sums to one
 
 
