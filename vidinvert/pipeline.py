@@ -54,6 +54,7 @@ from vidinvert.inversion import (
 )
 from vidinvert.media import (
     SEGMENT_FRAMES,
+    HardwareDecoder,
     ManifestSigner,
     SegmentedWriter,
     ShotDetector,
@@ -246,6 +247,9 @@ def edit_video(
         kept = _read_kept(analysis, info, pack, plans)
     frames = choose_frames(info, span, kept)
     _check_places(info, plans, frames, save_masks, save_analysis, overwrite=overwrite)
+    hardware = open_hardware(info, pack, plans)
+    if hardware is not None and kept is not None:
+        hardware.decline("no pass before decoded what the analysis holds")
     signer = open_signer(info, plans)
     writer = _make_writer(
         Path(target),
@@ -257,7 +261,15 @@ def edit_video(
         segments=segments,
     )
     measured = measure_faces(
-        info, pack, plans, frames=frames, face=face, kept=kept, clock=clock, progress=tell
+        info,
+        pack,
+        plans,
+        frames=frames,
+        face=face,
+        kept=kept,
+        clock=clock,
+        progress=tell,
+        hardware=hardware,
     )
     if not measured.tracks:
         if not allow_no_face:
@@ -267,7 +279,7 @@ def edit_video(
         if info.salvage is None:  # else its packets are not all whole
             left_out = copy_clip(info, Path(target), overwrite=overwrite)
             report = _report(measured, target, pack, plans, clock, kept=analysis, steadiness=())
-            return report | {"manifest": None, "left_out": list(left_out)}
+            return report | {"manifest": None, "hwaccel": None, "left_out": list(left_out)}
     if save_analysis is not None and measured.tracks:
         measured = draw_analysis(measured, pack, plans)
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
@@ -286,6 +298,7 @@ def edit_video(
             start=writer.due,
             stop=frames.stop,
             stored=True,
+            hardware=hardware,
         )
         batches = read_ahead(clock.follow("decode", frames_read))
         painted = clock.follow("composite", _render_beside(batches, faces, pack, plans, clock))
@@ -300,6 +313,7 @@ def edit_video(
     report = _report(measured, target, pack, plans, clock, kept=analysis, steadiness=steadiness)
     return report | {
         "manifest": None if signer is None else signer.describe(),
+        "hwaccel": None if hardware is None else hardware.describe(),
         "quality": rendered.describe(),
         "left_out": list(writer.left_out),
     }
@@ -355,6 +369,7 @@ def measure_video(
         kept=kept,
         clock=Clock(),
         progress=progress or (lambda stage, done, total: None),
+        hardware=open_hardware(info, pack, plans),
     )
     if not measured.tracks:
         raise NoFaceError(_no_face_message(info, plans))
@@ -453,6 +468,7 @@ def measure_faces(
     kept: Analysis | None,
     clock: Clock,
     progress: Progress,
+    hardware: HardwareDecoder | None = None,
 ) -> Analysis:
     """Find, choose and invert the faces of a part of a clip, or take them from a kept analysis.
 
@@ -466,12 +482,20 @@ def measure_faces(
         return _choose_faces(kept, frames, [track.track_id for track in chosen])
     with clock.measure("detect"):
         shots, tracks = find_tracks(
-            info, pack, plans, frames=frames, clock=clock, progress=progress
+            info, pack, plans, frames=frames, clock=clock, progress=progress, hardware=hardware
         )
     chosen = select_tracks(tracks, face or "largest", reference=reference)
     with clock.measure("invert"):
         return analyse(
-            info, shots, chosen, pack, plans, frames=frames, clock=clock, progress=progress
+            info,
+            shots,
+            chosen,
+            pack,
+            plans,
+            frames=frames,
+            clock=clock,
+            progress=progress,
+            hardware=hardware,
         )
 
 
@@ -513,12 +537,13 @@ def find_tracks(
     frames: range,
     clock: Clock | None = None,
     progress: Progress,
+    hardware: HardwareDecoder | None = None,
 ) -> tuple[tuple[Interval, ...], tuple[FaceTrack, ...]]:
     """Detect faces and cuts in one pass, and follow every person."""
     clock = Clock() if clock is None else clock
     shot_detector = ShotDetector()
     detections: list[list[Detection]] = []
-    batches = decode(info, batch_size=8, start=frames.start, stop=frames.stop)
+    batches = decode(info, batch_size=8, start=frames.start, stop=frames.stop, hardware=hardware)
     for batch in read_ahead(_look_for_cuts(clock.follow("decode", batches), shot_detector, clock)):
         with clock.measure("find faces"):
             detections.extend(pack.detector.detect(batch))
@@ -552,6 +577,7 @@ def analyse(
     frames: range | None = None,
     clock: Clock | None = None,
     progress: Progress,
+    hardware: HardwareDecoder | None = None,
 ) -> Analysis:
     """Align and invert tracks in a part of the clip, None = all of it.
 
@@ -580,7 +606,9 @@ def analyse(
         done += count
         progress("invert", done, last - first)
 
-    batches = decode(info, batch_size=plans.render.batch_size, start=first, stop=last)
+    batches = decode(
+        info, batch_size=plans.render.batch_size, start=first, stop=last, hardware=hardware
+    )
     inversions = invert(
         read_ahead(clock.follow("decode", batches)),
         alignments,
@@ -763,6 +791,17 @@ def _make_writer(
         # Whole batches: a network's last bits depend on what else is in its batch.
         segment_frames=-(-SEGMENT_FRAMES // batch_size) * batch_size,
     )
+
+
+def open_hardware(info: VideoInfo, pack: Models, plans: Plans) -> HardwareDecoder | None:
+    """Return what decodes beside the CPU, on the networks' first device; None = nothing shall.
+
+    Raises:
+        PlanError: it is asked for and not there.
+    """
+    if plans.hwaccel is None:
+        return None
+    return HardwareDecoder(plans.hwaccel, info, device=pack.devices[0].partition(":")[2])
 
 
 def open_signer(info: VideoInfo, plans: Plans) -> ManifestSigner | None:

@@ -26,6 +26,7 @@ UInt8Array = NDArray[np.uint8]
 UInt16Array = NDArray[np.uint16]
 
 CompositeMode = Literal["warped", "residual", "generated"]
+Hardware = Literal["cuda"]  # that decodes in place of the CPU
 SeamMode = Literal["feather", "laplacian", "poisson"]
 
 
@@ -694,7 +695,8 @@ class Plans:
     """Everything a run was asked for.
 
     `salvage`: of a damaged clip, edit what is whole. `credentials`: sign the output with a C2PA
-    manifest; None = it is not signed.
+    manifest; None = it is not signed. `hwaccel`: what decodes in all passes but the first, where it
+    gives the same frames; None = the CPU.
     """
 
     edit: EditPlan = field(default_factory=EditPlan)
@@ -704,6 +706,7 @@ class Plans:
     encode: EncodeSettings = EncodeSettings()
     salvage: bool = False
     credentials: Credentials | None = None
+    hwaccel: Hardware | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,11 +89,14 @@ def _add_clip_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Edit the clips; prints a table of what became of them."""
     from vidinvert.batch import run_batch, write_reports
+    from vidinvert.media import check_hardware
 
     orders = plan_orders(options)
     setup = plan_setup(options)
     check_edits(orders, setup)
     check_signers(orders)
+    if options.hwaccel is not None and options.engine == "local":  # Ray's nodes look for themselves
+        check_hardware(options.hwaccel)
     if options.dry_run:
         return _dry_run(orders, setup, options)
     if options.ray_address is not None and options.engine != "ray":

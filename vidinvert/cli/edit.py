@@ -59,9 +59,12 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Edit the clip; prints the output's path."""
     from vidinvert.errors import EncodeError
+    from vidinvert.media import check_hardware
     from vidinvert.pipeline import edit_video
 
     check_options(options)
+    if options.hwaccel is not None:
+        check_hardware(options.hwaccel)
     report = options.report
     if report is not None and report.exists() and not options.force:
         raise EncodeError(f"{report} exists already; choose another --report or add --force.")
@@ -98,6 +101,8 @@ def run(options: argparse.Namespace) -> int:
     if result["salvage"] is not None:
         print(f"vidinvert: {_word_salvage(result['salvage'])}", file=sys.stderr)
     tell_of_graphs(options.cuda_graphs, [result["cuda_graphs"]])
+    if result["hwaccel"] is not None and result["hwaccel"]["reason"] is not None:
+        print(f"vidinvert: the CPU decoded, for {result['hwaccel']['reason']}", file=sys.stderr)
     for what in result["left_out"]:
         print(f"vidinvert: the output does not hold {what}", file=sys.stderr)
     if not result["tracks"]:

@@ -151,6 +151,11 @@ def add_edit_options(parser: argparse.ArgumentParser) -> None:
         "others (a damaged clip is refused)",
     )
     parser.add_argument(
+        "--hwaccel",
+        choices=("cuda",),
+        help="decode by the GPU in all passes but the first, which every frame is compared with",
+    )
+    parser.add_argument(
         "--allow-no-face", action="store_true", help="copy a clip without faces instead of failing"
     )
 
@@ -376,6 +381,7 @@ def plans_from(options: argparse.Namespace) -> "Plans":
         ),
         salvage=getattr(options, "salvage", False),
         credentials=credentials_from(options),
+        hwaccel=getattr(options, "hwaccel", None),
     )
 
 

@@ -5,6 +5,7 @@ from vidinvert.media.credentials import ManifestSigner, check_credentials
 from vidinvert.media.decode import decode
 from vidinvert.media.encode import VideoWriter, copy_clip
 from vidinvert.media.grey import GREY_SUFFIX, GreyWriter
+from vidinvert.media.hardware import HardwareDecoder, check_hardware
 from vidinvert.media.joining import SEGMENT_FRAMES, SegmentedWriter
 from vidinvert.media.overlap import divide_threads, map_ahead, read_ahead
 from vidinvert.media.probe import probe
@@ -17,6 +18,7 @@ __all__ = [
     "MUXERS",
     "SEGMENT_FRAMES",
     "GreyWriter",
+    "HardwareDecoder",
     "ManifestSigner",
     "PendingFile",
     "SegmentedWriter",
@@ -24,6 +26,7 @@ __all__ = [
     "SoundComparison",
     "VideoWriter",
     "check_credentials",
+    "check_hardware",
     "check_target",
     "compare_sound",
     "copy_clip",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import av
 import av.error
+from av.codec.hwaccel import HWAccel
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Disposition
@@ -80,8 +81,12 @@ def check_regular_file(path: str | Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def open_input(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> InputContainer:
+def open_input(
+    path: str | Path, *, max_pixels: int = MAX_PIXELS, hwaccel: HWAccel | None = None
+) -> InputContainer:
     """Open a regular file as a media container; the caller closes it (it is a context manager).
+
+    `hwaccel`: what decodes in place of the CPU, see `hardware`.
 
     Raises:
         OpenError: `path` is not a file that one of the known demuxers reads.
@@ -93,19 +98,23 @@ def open_input(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> InputContai
         "max_pixels": str(max_pixels),
     }
     try:
-        container = av.open(f"file:{source}", "r", options=options, metadata_errors="replace")
+        container = _open(source, options, hwaccel)
         if not _begin_late(container):
             return container
         container.close()
-        return av.open(
-            f"file:{source}", "r", options=options | LOOK_FURTHER, metadata_errors="replace"
-        )
+        return _open(source, options | LOOK_FURTHER, hwaccel)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise OpenError(
             f"{shown(source)} cannot be read as a video ({reason}), expected a container such as "
             "MP4, MOV, MKV or WebM; check the file by playing it"
         ) from error
+
+
+def _open(source: Path, options: dict[str, str], hwaccel: HWAccel | None) -> InputContainer:
+    return av.open(
+        f"file:{source}", "r", options=options, metadata_errors="replace", hwaccel=hwaccel
+    )
 
 
 def _begin_late(container: InputContainer) -> bool:

@@ -6,6 +6,8 @@ given the clip one stretch between IDR pictures at a time (`segments`). PyAV dec
 stretch without turning it into RGB, for the times and the damage marks; its first and last picture
 must equal decord's. If decord fails, PyAV takes over at the frame that is due.
 
+Where a GPU may help, it decodes what was decoded before, and is checked (`hardware`).
+
 Asked for what the file stores, frames come with their planes: PyAV's, which decoded them anyway.
 """
 
@@ -37,6 +39,7 @@ from vidinvert.media.containers import (
     video_packets,
 )
 from vidinvert.media.damage import pick
+from vidinvert.media.hardware import HardwareDecoder, HardwareError
 from vidinvert.media.planes import is_planar, read_planes
 from vidinvert.media.segments import begins_afresh, cut, min_frames, write_segment
 from vidinvert.types import FrameBatch, StoredFrame, UInt8Array, UInt16Array, VideoInfo
@@ -71,6 +74,7 @@ def decode(
     start: int = 0,
     stop: int | None = None,
     stored: bool = False,
+    hardware: HardwareDecoder | None = None,
 ) -> Iterator[FrameBatch]:
     """Yield the frames [start, stop) in batches of `batch_size`, the last one shorter.
 
@@ -83,6 +87,7 @@ def decode(
         stop: index behind the last frame, None = the end of the clip.
         stored: give the frames as the file holds them as well (`FrameBatch.stored`), and at their
             own depth where that is more than 8 bits; not for layouts such as palettes.
+        hardware: decodes in place of the CPU what this clip's passes before have decoded.
 
     Raises:
         ValueError: `batch_size` or the range makes no sense for this clip.
@@ -97,15 +102,21 @@ def decode(
             f"frames [{start}, {end}) were asked for, expected a range within "
             f"[0, {info.frame_count})"
         )
-    return _batches(info, batch_size=batch_size, start=start, stop=end, stored=stored)
+    frames = _frames(info, start, end, stored=stored, hardware=hardware)
+    return _batches(info, frames, batch_size=batch_size, start=start, stop=end)
 
 
 def _batches(
-    info: VideoInfo, *, batch_size: int, start: int, stop: int, stored: bool
+    info: VideoInfo,
+    pictures: Generator[_Picture, None, None],
+    *,
+    batch_size: int,
+    start: int,
+    stop: int,
 ) -> Generator[FrameBatch, None, None]:
     if start == stop:
         return
-    with closing(_frames(info, start, stop, stored=stored)) as frames:
+    with closing(pictures) as frames:
         for first in range(start, stop, batch_size):
             indices = np.arange(first, min(first + batch_size, stop), dtype=np.int64)
             stack = np.empty((len(indices), *info.size_hw, 3), dtype=np.uint8)  # (N, H, W, 3)
@@ -128,22 +139,33 @@ def _stack_deep(stored: list[StoredFrame]) -> UInt16Array:
 
 
 def _frames(
-    info: VideoInfo, start: int, stop: int, *, stored: bool
+    info: VideoInfo, start: int, stop: int, *, stored: bool, hardware: HardwareDecoder | None
 ) -> Generator[_Picture, None, None]:
-    """Yield frames; decord first where it was chosen, PyAV from where it failed."""
+    """Yield frames; by a GPU or decord where they were chosen, by PyAV from where these failed."""
     due = start
     stored = stored and is_planar(info.pixel_format)
+    if hardware is not None and hardware.knows(start, stop):
+        try:
+            with closing(hardware.read(start, stop)) as decoded:
+                for one in decoded:
+                    rgb = _to_rgb(one, info, due)
+                    yield _Picture(rgb=rgb, decoded=one if stored else None)
+                    due += 1
+            return
+        except HardwareError:
+            pass  # the CPU goes on with the frame that is due
     decord = load_decord() if info.reader == "decord" else None
     if decord is not None:
         try:
-            with closing(_frames_by_decord(decord, info, start, stop, stored=stored)) as frames:
+            by_decord = _frames_by_decord(decord, info, due, stop, stored=stored, hardware=hardware)
+            with closing(by_decord) as frames:
                 for frame in frames:
                     yield frame
                     due += 1
             return
         except _DecordFailedError:
             pass  # PyAV is the reader of record and goes on with the frame that is due
-    with closing(_frames_by_pyav(info, due, stop, stored=stored)) as frames:
+    with closing(_frames_by_pyav(info, due, stop, stored=stored, hardware=hardware)) as frames:
         yield from frames
 
 
@@ -166,7 +188,7 @@ def _store(decoded: VideoFrame, info: VideoInfo, picture: UInt8Array) -> StoredF
 
 
 def _frames_by_pyav(
-    info: VideoInfo, start: int, stop: int, *, stored: bool
+    info: VideoInfo, start: int, stop: int, *, stored: bool, hardware: HardwareDecoder | None
 ) -> Generator[_Picture, None, None]:
     """Yield frames as stored; the ones before `start` are decoded but not converted.
 
@@ -187,6 +209,8 @@ def _frames_by_pyav(
                     raise _other_count(info, "more frames")
                 if count >= start:
                     rgb = _to_rgb(frame, info, count)
+                    if hardware is not None:
+                        hardware.note(count, frame)
                     yield _Picture(rgb=rgb, decoded=frame if stored else None)
                 count += 1
                 if count == stop and stop < info.frame_count:
@@ -196,7 +220,13 @@ def _frames_by_pyav(
 
 
 def _frames_by_decord(
-    decord: ModuleType, info: VideoInfo, start: int, stop: int, *, stored: bool
+    decord: ModuleType,
+    info: VideoInfo,
+    start: int,
+    stop: int,
+    *,
+    stored: bool,
+    hardware: HardwareDecoder | None,
 ) -> Generator[_Picture, None, None]:
     """Yield frames as stored, one segment at a time."""
     first = 0
@@ -210,8 +240,9 @@ def _frames_by_decord(
         for segment in cut(packets, begins, at_least=min_frames(frame_bytes)):
             behind = first + len(segment)
             if behind > start:
+                decoded = _verified(segment, stream, info, first, keep=stored, hardware=hardware)
                 frames = _segment_frames(
-                    decord, segment, stream, info, first, directory, stored=stored
+                    decord, segment, stream, info, first, directory, decoded, stored=stored
                 )
                 with closing(frames):
                     for index, frame in enumerate(frames, start=first):
@@ -243,15 +274,15 @@ def _segment_frames(
     info: VideoInfo,
     first: int,
     directory: Path,
+    decoded: dict[int, VideoFrame],
     *,
     stored: bool,
 ) -> Generator[_Picture, None, None]:
     """Yield a segment's frames by decord, its first and last one compared with PyAV's.
 
-    Where their planes are wanted, the decoded frames of the segment are kept, at most half of
-    READ_AHEAD_BYTES.
+    Where their planes are wanted, `decoded` holds all frames of the segment, at most half of
+    READ_AHEAD_BYTES, and lets go of those that were yielded.
     """
-    decoded = _verified(packets, stream, info, first, keep=stored)
     last = len(packets) - 1
     expected = [_to_rgb(decoded[place], info, first + place) for place in (0, last)]
     path = directory / f"{first}.mp4"
@@ -280,7 +311,13 @@ def _segment_frames(
 
 
 def _verified(
-    packets: list[VideoPacket], stream: VideoStream, info: VideoInfo, first: int, *, keep: bool
+    packets: list[VideoPacket],
+    stream: VideoStream,
+    info: VideoInfo,
+    first: int,
+    *,
+    keep: bool,
+    hardware: HardwareDecoder | None,
 ) -> dict[int, VideoFrame]:
     """Decode a segment by PyAV, check times and damage; return its first and last frame, or all."""
     count = len(packets)
@@ -291,6 +328,8 @@ def _verified(
             index = first + seen
             if index >= info.frame_count or frame.pts != info.pts[index]:
                 raise _DecordFailedError
+            if hardware is not None:
+                hardware.note(index, frame)
             if not keep and seen > 1:
                 frames.pop(seen - 1, None)
             frames[seen] = frame
