@@ -141,7 +141,7 @@ def _stack_deep(stored: list[StoredFrame]) -> UInt16Array:
 def _frames(
     info: VideoInfo, start: int, stop: int, *, stored: bool, hardware: HardwareDecoder | None
 ) -> Generator[_Picture, None, None]:
-    """Yield frames; by a GPU or decord where they were chosen, by PyAV from where these failed."""
+    """Yield frames; by a GPU where it may, else by the CPU, from where the GPU failed."""
     due = start
     stored = stored and is_planar(info.pixel_format)
     if hardware is not None and hardware.knows(start, stop):
@@ -149,11 +149,25 @@ def _frames(
             with closing(hardware.read(start, stop)) as decoded:
                 for one in decoded:
                     rgb = _to_rgb(one, info, due)
+                    hardware.accept(due, rgb)
                     yield _Picture(rgb=rgb, decoded=one if stored else None)
                     due += 1
             return
         except HardwareError:
             pass  # the CPU goes on with the frame that is due
+    by_cpu = _frames_by_cpu(info, due, stop, stored=stored, hardware=hardware)
+    with closing(by_cpu) as frames:
+        for index, picture in enumerate(frames, start=due):
+            if hardware is not None:
+                hardware.note_picture(index, picture.rgb)
+            yield picture
+
+
+def _frames_by_cpu(
+    info: VideoInfo, start: int, stop: int, *, stored: bool, hardware: HardwareDecoder | None
+) -> Generator[_Picture, None, None]:
+    """Yield frames; decord first where it was chosen, PyAV from where it failed."""
+    due = start
     decord = load_decord() if info.reader == "decord" else None
     if decord is not None:
         try:

@@ -4,8 +4,9 @@ A video decoder in hardware says nothing about damage inside a picture: FFmpeg h
 and asks for no status, so half of the signs by which this room refuses damaged clips would be lost.
 Therefore a run's first pass is always decoded by the CPU, which notes a checksum of every frame's
 planes; the passes after it may be decoded by the GPU, and every frame must have the same checksum.
-Codecs define their pictures bit for bit, so this costs nothing but the checksums. At the first
-frame that differs, or does not come, the CPU goes on.
+Codecs define their pictures bit for bit, so this costs nothing but the checksums. What is turned
+into RGB also depends on tags that PyAV does not show (where chroma lies), so some of its rows are
+compared too. At the first frame that differs, or does not come, the CPU goes on.
 """
 
 import zlib
@@ -27,10 +28,11 @@ from vidinvert.media.containers import (
     pixel_bound,
 )
 from vidinvert.media.planes import view_planes
-from vidinvert.types import Hardware, VideoInfo
+from vidinvert.types import Hardware, UInt8Array, VideoInfo
 
 # What the GPU's frames are in memory -> the layouts that hold the same samples, plane by plane.
 _LAYOUTS = {"nv12": ("yuv420p", "yuvj420p"), "p010le": ("yuv420p10le",)}
+_ROWS = 16  # one of so many rows of a picture in RGB is compared
 _P010_SHIFT = 6  # the 10 bits of a sample are the upper ones of 16
 # What PyAV and this room raise where a GPU does not decode.
 _FAILURES = (MediaError, av.error.FFmpegError, NotImplementedError, OSError, ValueError)
@@ -68,6 +70,7 @@ class HardwareDecoder:
         self._kind: Hardware = kind
         self._device, self._info = device, info
         self._known: dict[int, _Known] = {}
+        self._pictures: dict[int, int] = {}
         self._frames = 0
         self._reason: str | None = None
         if info.salvage is not None:
@@ -82,13 +85,31 @@ class HardwareDecoder:
                 checksum_of(frame), frame.pts, int(frame.colorspace), int(frame.color_range)
             )
 
+    def note_picture(self, index: int, rgb: UInt8Array) -> None:
+        """Remember what a frame (H, W, 3) looks like that the CPU decoded."""
+        if self._reason is None and index not in self._pictures:
+            self._pictures[index] = _checksum_of_rows(rgb)
+
+    def accept(self, index: int, rgb: UInt8Array) -> None:
+        """Compare the picture of a frame from `read`, and count it.
+
+        Raises:
+            HardwareError: it is another; the GPU is not asked again.
+        """
+        if _checksum_of_rows(rgb) != self._pictures[index]:
+            self._reason = f"frame {index} looks other than the CPU's"
+            raise HardwareError(self._reason)
+        self._frames += 1
+
     def decline(self, reason: str) -> None:
         """Leave the GPU out of this run."""
         self._reason = reason
 
     def knows(self, start: int, stop: int) -> bool:
         """Say whether the GPU may decode the frames [start, stop): all are known."""
-        return self._reason is None and all(k in self._known for k in range(start, stop))
+        return self._reason is None and all(
+            k in self._known and k in self._pictures for k in range(start, stop)
+        )
 
     def read(self, start: int, stop: int) -> Generator[VideoFrame, None, None]:
         """Yield the frames [start, stop) by the GPU, as the CPU would: bit for bit.
@@ -103,7 +124,7 @@ class HardwareDecoder:
                     if index < start:
                         continue
                     yield self._proved(frame, index)
-                    due, self._frames = index + 1, self._frames + 1
+                    due = index + 1
                     if due == stop:
                         return
             raise HardwareError(f"it gave no frame {due}")
@@ -165,8 +186,15 @@ def checksum_of(frame: VideoFrame) -> int:
     return total
 
 
+def _checksum_of_rows(rgb: UInt8Array) -> int:
+    return zlib.crc32(np.ascontiguousarray(rgb[::_ROWS]).data)
+
+
 def separate_planes(frame: VideoFrame, pixel_format: str) -> VideoFrame:
     """Turn a frame with interleaved chroma into one with three planes of the same samples.
+
+    What else it carries is copied by FFmpeg, whose own conversion is overwritten: that one may
+    stretch the range.
 
     Args:
         frame: nv12, or p010le whose samples are the upper 10 bits of 16.
@@ -183,7 +211,7 @@ def separate_planes(frame: VideoFrame, pixel_format: str) -> VideoFrame:
         np.frombuffer(memoryview(plane), dtype="<u2" if deep else "u1").reshape(plane.height, -1)
         for plane in frame.planes
     ]
-    plain = VideoFrame(frame.width, frame.height, pixel_format)
+    plain = frame.reformat(format=pixel_format)
     luma, blue, red = view_planes(plain)
     pairs = rows[1][:, : 2 * blue.shape[1]]
     for target, samples in (
