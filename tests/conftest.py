@@ -1,10 +1,32 @@
-"""No test may reach the network: every connection leaves this machine through here, or fails."""
+"""What holds for all tests: none reaches the network, and none begins when time is up.
+
+Every connection leaves this machine through here, or fails.
+"""
 
 import ipaddress
 import socket
+import time
 from collections.abc import Iterator
 
 import pytest
+
+_BEGUN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--time-limit",
+        type=float,
+        metavar="SECONDS",
+        help="skip, by name, the tests that would begin later than this",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    limit = item.config.getoption("--time-limit")
+    if limit is not None and time.monotonic() - _BEGUN > limit:
+        pytest.skip(f"the time limit of {limit:g} s is over (--time-limit)")
 
 
 def _is_here(address: object) -> bool:
