@@ -192,6 +192,36 @@ def test_a_replay_that_fails_later_is_run_eagerly_and_its_graphs_are_dropped():
     }
 
 
+def test_where_the_memory_is_short_graphs_are_let_go_and_the_pass_is_tried_again():
+    class Greedy(Sums):
+        short = 0
+
+        def generate(self, w_plus):
+            if self.short:
+                self.short -= 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5 GiB")
+            return super().generate(w_plus)
+
+    recorder, greedy, plain = Recorder(), Greedy(), Sums()
+    method = graphed(recorder, greedy)
+    for call in range(3):
+        method.generate(codes(call))
+        method.embed(crops(call))
+    assert len(method.describe()["captured"]) == 2
+    greedy.short = 1
+    assert torch.equal(method.generate(codes(5, 3)), plain.generate(codes(5, 3)))
+    described = method.describe()
+    assert described["captured"] == []
+    assert set(described["eager"]) == {"embed", "find_mask", "synthesise", "generate"}
+    assert "the memory did not suffice" in described["eager"]["embed"]
+    played = recorder.played
+    assert torch.equal(method.generate(codes(1)), plain.generate(codes(1)))
+    greedy.short = 1  # and where there is nothing to let go, it is the caller's
+    with pytest.raises(torch.OutOfMemoryError, match="Tried to allocate"):
+        method.generate(codes(1))
+    assert (recorder.played, len(recorder.recorded)) == (played, 2)
+
+
 def test_differences_are_relative_and_what_is_no_number_is_infinite():
     one = torch.tensor([3.0, 4.0])
     assert largest_difference((one, one * 1.5), (one, one)) == pytest.approx(0.5)

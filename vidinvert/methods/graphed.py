@@ -19,6 +19,7 @@ from vidinvert.types import Embedding, Synthesis
 if TYPE_CHECKING:
     from vidinvert.methods import Method
 
+PASSES = ("embed", "find_mask", "synthesise", "generate")
 MOST_GRAPHS = 8  # a method; each keeps its inputs and outputs, and all share what lies between
 # Largest relative L2 difference between a replay and the eager run, by the features' precision.
 # The same kernels give the same bits; another algorithm of a convolution rounds otherwise, in bf16
@@ -62,7 +63,7 @@ class _Graphs:
     replays: dict[Key, Replay] = field(default_factory=dict)
     differences: dict[Key, float] = field(default_factory=dict)
     eager: dict[str, str] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,6 +79,9 @@ class GraphedMethod:
     features wait for `find_mask` and `synthesise`, which copy them into inputs of their own. One
     lock guards all graphs of a method, for they share memory; on one device they would wait for
     each other anyway.
+
+    Graphs keep the memory of what lies between, which eager passes would share in turns: where an
+    eager pass finds too little, all graphs are let go, for good, and it is tried again.
 
     Calls through which gradients are to pass are always eager.
 
@@ -170,6 +174,17 @@ class GraphedMethod:
             graphs.seen[key] += 1
             if self._is_due(key):
                 return self._record(key, function, inputs)
+        return self._run_eagerly(function, inputs)
+
+    def _run_eagerly(self, function: Pass, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        try:
+            return function(*inputs)
+        except torch.OutOfMemoryError:
+            with self._graphs.lock:
+                if not self._graphs.replays:
+                    raise
+                for name in PASSES:
+                    self._give_up(name, "the memory did not suffice for graphs and eager passes")
         return function(*inputs)
 
     def _is_due(self, key: Key) -> bool:
@@ -190,7 +205,9 @@ class GraphedMethod:
 
     def _record(self, key: Key, function: Pass, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Record a pass, compare a replay with an eager run, and return what the latter gave."""
-        expected = function(*inputs)
+        expected = self._run_eagerly(function, inputs)
+        if key[0] in self._graphs.eager:  # the memory was short
+            return expected
         try:
             # Tensors made in inference mode could not be overwritten outside of it.
             with torch.inference_mode(False), torch.no_grad():
