@@ -7,6 +7,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+_SAME_TIME = 1e-6  # seconds; presentation times are rounded
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Interval:
@@ -72,13 +74,13 @@ def measured_positions(
 ) -> NDArray[np.bool_]:
     """Choose positions to measure, so that what lies between can be carried there from both sides.
 
-    Every other position of an interval is left out where the two beside it are at most
-    `apart_seconds` apart; ends are always measured, and so is what is in no interval.
+    Of an interval those are left out that lie between two measured ones at most `apart_seconds`
+    apart; its ends are always measured, and so is what is in no interval.
 
     Args:
         seconds: (T,) strictly increasing presentation times.
         intervals: disjoint positions along the T axis.
-        apart_seconds: longest time between two positions of which one in between is left out.
+        apart_seconds: longest time between two measured positions, if any lie between them.
 
     Returns:
         (T,), True = measure it.
@@ -87,11 +89,17 @@ def measured_positions(
         >>> run = [Interval(0, 6)]
         >>> measured_positions(np.arange(6) / 25, run, apart_seconds=0.1).astype(int).tolist()
         [1, 0, 1, 0, 1, 1]
+        >>> measured_positions(np.arange(8) / 60, [Interval(0, 8)], apart_seconds=0.06)[:4].tolist()
+        [True, False, False, True]
         >>> bool(measured_positions(np.arange(6) / 10, run, apart_seconds=0.1).all())
         True
     """
     chosen = np.ones(len(seconds), np.bool_)
     for run in intervals:
-        between = np.arange(run.start + 1, run.stop - 1, 2)
-        chosen[between] = seconds[between + 1] - seconds[between - 1] > apart_seconds
+        here, last = run.start, run.stop - 1
+        while here < last:
+            reach = float(seconds[here]) + apart_seconds + _SAME_TIME
+            farthest = int(np.searchsorted(seconds[: run.stop], reach, side="right")) - 1
+            chosen[here + 1 : farthest] = False
+            here = max(farthest, here + 1)
     return chosen

@@ -1,15 +1,17 @@
 """Smoothing of masks along time, in bounded memory: pixel by pixel, or along what moves."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from stabilizers.fields import link_pictures, smooth_fields
+from stabilizers.fields import Link, link_pictures, smooth_fields
 from stabilizers.flow import FlowEstimator, guided_filter
 from stabilizers.intervals import Interval
 from stabilizers.signals import (
@@ -74,6 +76,7 @@ def smooth_masks(
     guide: Tensor | None = None,
     flow: FlowEstimator | None = None,
     measured: NDArray[np.bool_] | None = None,
+    workers: int = 1,
 ) -> Tensor:
     """Smooth masks in time.
 
@@ -91,6 +94,7 @@ def smooth_masks(
         measured: (T,) False where a mask was not measured: a `FlowFilter` carries there what lies
             beside it, and does not look at the mask itself; a filter along time takes it as it is.
             None = all were.
+        workers: threads that estimate flow for a `FlowFilter`; the result is the same.
 
     Returns:
         (T, 1, h, w) uint8 on the device of `ood`, rounded to the nearest.
@@ -124,7 +128,9 @@ def smooth_masks(
         check_seconds(seconds, seconds)
         check_intervals(intervals, len(ood))
         mass = np.ones(len(ood)) if measured is None else measured.astype(np.float64)
-        return _smooth_along_flow(ood, guide, mass, seconds, filter_, intervals, flow)
+        with ThreadPoolExecutor(workers, thread_name_prefix="flow") as pool:
+            link = partial(_link_run, filter_=filter_, flow=flow, at_once=pool.map)
+            return _smooth_along_flow(ood, guide, mass, seconds, filter_, intervals, link)
     pixels = ood.detach().cpu().flatten(1).numpy()  # (T, h * w)
     smoothed = np.empty_like(pixels)
     at_once = max(1, _CHUNK_BYTES // (8 * max(1, len(pixels))))
@@ -143,7 +149,7 @@ def _smooth_along_flow(
     seconds: Float64Array,
     filter_: FlowFilter,
     intervals: Sequence[Interval],
-    flow: FlowEstimator,
+    link: Callable[[Tensor], list[Link]],
 ) -> Tensor:
     masks, pictures = ood.detach().cpu(), guide.detach().cpu()
     smoothed = masks.clone()
@@ -155,9 +161,22 @@ def _smooth_along_flow(
             reach = seconds[[start, stop - 1]] + np.array([-lead, lead])
             first, last = np.searchsorted(seconds, reach).tolist()
             run = slice(max(first, interval.start), min(last + 1, interval.stop))
-            block = _smooth_run(masks[run], pictures[run], mass[run], seconds[run], filter_, flow)
+            block = _smooth_run(masks[run], pictures[run], mass[run], seconds[run], filter_, link)
             smoothed[start:stop] = block[start - run.start : stop - run.start]
     return smoothed.to(ood.device)
+
+
+def _link_run(
+    pictures: Tensor,
+    *,
+    filter_: FlowFilter,
+    flow: FlowEstimator,
+    at_once: Callable[..., Iterable[Link]],
+) -> list[Link]:
+    """Join the pictures (T, 1, h, w) of an unbroken run, each to the next: T - 1 links."""
+    seen = pictures[:, 0].numpy()
+    join = partial(link_pictures, flow=flow, levels=filter_.levels)
+    return list(at_once(join, seen[:-1], seen[1:]))
 
 
 def _smooth_run(
@@ -166,18 +185,15 @@ def _smooth_run(
     mass: Float64Array,
     seconds: Float64Array,
     filter_: FlowFilter,
-    flow: FlowEstimator,
+    link: Callable[[Tensor], list[Link]],
 ) -> Tensor:
     """Smooth one unbroken run (T, 1, h, w), and snap it to edges."""
     steady, guides = masks.float() / 255.0, pictures.float() / 255.0
     if filter_.time_seconds > 0 and len(masks) > 1:
-        seen = pictures[:, 0].numpy()
-        links = [
-            link_pictures(seen[t], seen[t + 1], flow, levels=filter_.levels)
-            for t in range(len(seen) - 1)
-        ]
         counted = steady * torch.as_tensor(mass, dtype=steady.dtype)[:, None, None, None]
-        steady = smooth_fields(counted, mass, seconds, links, time_seconds=filter_.time_seconds)
+        steady = smooth_fields(
+            counted, mass, seconds, link(pictures), time_seconds=filter_.time_seconds
+        )
     radius = round(filter_.radius * masks.shape[-1])
     if radius > 0:
         steady = guided_filter(steady, guides, radius=radius, edge=filter_.edge)

@@ -54,7 +54,7 @@ COLOUR_SHARE = 0.2  # of a change of colour, where colours are kept
 BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
 BROAD_LIGHT = 6.0  # grey levels at which a broad change of light is halved
 LIPS_KEPT = 0.8  # of what an edit that keeps colours would change on lips: they stay as they are
-APART = 0.09  # seconds; what is carried along flow is found at every other frame up to here
+APART = 0.125  # seconds; what is carried along flow is found at frames no farther apart
 LEAD = 4.0  # time constants around a block that count: what is beyond weighs below 2 %
 
 
@@ -102,9 +102,8 @@ class ChangeStream:
     that count are kept, and with a `pool` those of the next `ahead` batches. The same comes out
     wherever rendering began.
 
-    Along flow, every other frame takes its change from its neighbours (`drawn_positions`). Against
-    drawing all of them, pictures differ by less than encoding adds (55 dB and more on three clips),
-    and the generator does half its work.
+    Along flow, frames between others at most `APART` apart take their change from these
+    (`drawn_positions`).
     """
 
     def __init__(

@@ -215,8 +215,8 @@ def choose_measured(
 ) -> NDArray[np.bool_]:
     """Choose the positions (T,) of a track at which its crops are inverted.
 
-    Where codes, masks and changes are all averaged over time anyway, every other frame says what
-    there is to say, up to `APART`: the frames whose change is drawn (`changes.drawn_positions`).
+    Where codes, masks and changes are all averaged over time anyway, frames up to `APART` apart say
+    what there is to say: those whose change is drawn (`changes.drawn_positions`).
 
     Args:
         alignment: the track's crops.
@@ -238,17 +238,19 @@ def choose_measured(
 
 
 def _fill_between(values: Tensor, measured: NDArray[np.bool_]) -> None:
-    """Fill in (T, ...) where single positions were not measured: the mean of both neighbours.
+    """Fill in (T, ...) what was not measured: on the line between the two beside it that were.
 
     Raises:
         ValueError: a position to be filled has no measured one on both sides.
     """
-    gaps = np.flatnonzero(~measured)
-    framed = np.pad(measured, 1)
-    if not (framed[gaps] & framed[gaps + 2]).all():
-        raise ValueError("a position that is not measured lies beside another, or at an end")
-    mean = (values[gaps - 1].float() + values[gaps + 1].float()) / 2.0
-    values[gaps] = mean if values.is_floating_point() else mean.round().to(values.dtype)
+    known, gaps = np.flatnonzero(measured), np.flatnonzero(~measured)
+    after = np.searchsorted(known, gaps)
+    if np.any((after == 0) | (after == len(known))):
+        raise ValueError("a position that is not measured lies before or after all that are")
+    for gap, first, last in zip(gaps, known[after - 1], known[after], strict=True):
+        share = float((gap - first) / (last - first))
+        mean = torch.lerp(values[first].float(), values[last].float(), share)
+        values[gap] = mean if values.is_floating_point() else mean.round().to(values.dtype)
 
 
 def _refine(
@@ -414,6 +416,7 @@ def stabilise_masks(
     plan: StabilizerPlan,
     *,
     shots: Sequence[Interval],
+    workers: int = 1,
 ) -> Tensor:
     """Steady masks over time (T, 1, h, w) uint8, or take them as the plan's filter left them.
 
@@ -433,6 +436,7 @@ def stabilise_masks(
         guide=mask.guide,
         flow=quick_flow,
         measured=mask.measured,
+        workers=workers,
     )
 
 
@@ -442,9 +446,10 @@ def keep_steadied(
     plan: StabilizerPlan,
     *,
     shots: Sequence[Interval],
+    workers: int = 1,
 ) -> InvertibilityMask:
     """Return masks that bring along what the plan's filter makes of them."""
-    ood = stabilise_masks(mask, seconds, plan, shots=shots)
+    ood = stabilise_masks(mask, seconds, plan, shots=shots, workers=workers)
     return replace(mask, steadied=SteadiedMasks(ood=ood, filter_text=repr(plan.mask)))
 
 
@@ -454,9 +459,10 @@ def stabilise_inversion(
     plan: StabilizerPlan,
     *,
     shots: Sequence[Interval],
+    workers: int = 1,
 ) -> Inversion:
     """Steady codes and masks over time; nothing crosses a cut or a gap of the track."""
-    masks = stabilise_masks(inversion.mask, seconds, plan, shots=shots)
+    masks = stabilise_masks(inversion.mask, seconds, plan, shots=shots, workers=workers)
     return replace(
         inversion,
         latents=stabilise_latents(inversion.latents, seconds, plan, shots=shots),

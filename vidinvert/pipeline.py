@@ -285,7 +285,7 @@ def edit_video(
         write_analysis(save_analysis, measured, pack=pack.pack, plans=plans, overwrite=overwrite)
     measured = mask_edits(measured, pack, plans)
     with clock.measure("steady"):
-        faces = edit_faces(measured, plans, pack.landmarks)
+        faces = edit_faces(measured, plans, pack.landmarks, workers=pack.workers)
     steadiness = _describe_steadiness(measured, faces)
     measured = replace(measured, inversions=tuple(face.inversion for face in faces))  # frees memory
     if save_masks is not None:  # only now: a refused clip or output leaves no folder behind
@@ -387,7 +387,12 @@ def draw_analysis(analysis: Analysis, pack: Models, plans: Plans) -> Analysis:
     """
     seconds, shots = analysis.info.seconds, analysis.shots
     steadied = tuple(
-        replace(one, mask=keep_steadied(one.mask, seconds, plans.stabilizer, shots=shots))
+        replace(
+            one,
+            mask=keep_steadied(
+                one.mask, seconds, plans.stabilizer, shots=shots, workers=pack.workers
+            ),
+        )
         for one in analysis.inversions
     )
     analysis = replace(analysis, inversions=steadied)
@@ -633,15 +638,16 @@ def analyse(
     )
 
 
-def correct_masks(analysis: Analysis, plans: Plans) -> list[Inversion]:
+def correct_masks(analysis: Analysis, plans: Plans, *, workers: int = 1) -> list[Inversion]:
     """Steady codes and masks, then shape and override the masks: what is rendered."""
-    seconds, shots = analysis.info.seconds, analysis.shots
-    shaped = [
-        shape_mask(
-            stabilise_inversion(inversion, seconds, plans.stabilizer, shots=shots), plans.render
-        )
-        for inversion in analysis.inversions
-    ]
+    steady = partial(
+        stabilise_inversion,
+        seconds=analysis.info.seconds,
+        plan=plans.stabilizer,
+        shots=analysis.shots,
+        workers=workers,
+    )
+    shaped = [shape_mask(steady(inversion), plans.render) for inversion in analysis.inversions]
     if plans.render.mask_override is None:
         return shaped
     painted = find_painted(plans.render.mask_override, info=analysis.info, frames=analysis.frames)
@@ -694,17 +700,22 @@ def mask_edits(analysis: Analysis, pack: Models, plans: Plans) -> Analysis:
 
 
 def edit_faces(
-    analysis: Analysis, plans: Plans, landmarks: LandmarkReadout | None = None
+    analysis: Analysis,
+    plans: Plans,
+    landmarks: LandmarkReadout | None = None,
+    *,
+    workers: int = 1,
 ) -> list[EditedFace]:
     """Steady every track, correct its masks, and move its codes as the plan says.
 
     `landmarks`: of the pack, for edits that move them; None = those move by their codes alone.
+    `workers`: threads that steady masks; the result is the same.
     """
     faces = []
     for track, alignment, inversion, unedited in zip(
         analysis.tracks,
         analysis.alignments,
-        correct_masks(analysis, plans),
+        correct_masks(analysis, plans, workers=workers),
         analysis.unedited,
         strict=True,
     ):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stabilizers import Interval, intervals_from_indices
+from stabilizers import Interval, intervals_from_indices, measured_positions
 
 
 @pytest.mark.parametrize(("start", "stop"), [(3, 3), (4, 2), (-1, 5)])
@@ -55,3 +55,30 @@ def test_runs_are_unbroken_cover_everything_and_cross_no_cut(frames, edges):
         last, first = indices[before.stop - 1], indices[after.start]
         same_shot = any(last in shot and first in shot for shot in shots)
         assert first - last > 1 or not same_shot
+
+
+@given(
+    steps=st.lists(st.floats(0.01, 0.2), min_size=1, max_size=30),
+    apart=st.floats(0.0, 0.3),
+    cut=st.integers(0, 30),
+)
+def test_what_is_not_measured_lies_between_measured_ones_that_are_near(steps, apart, cut):
+    seconds = np.cumsum(steps)
+    count = len(seconds)
+    cut = min(cut, count - 1)
+    runs = [Interval(0, cut), Interval(cut, count)] if cut else [Interval(0, count)]
+    chosen = measured_positions(seconds, runs, apart_seconds=apart)
+    for run in runs:
+        known = run.start + np.flatnonzero(chosen[run.start : run.stop])
+        assert (known[0], known[-1]) == (run.start, run.stop - 1)
+        for before, after in pairwise(known):
+            assert after == before + 1 or seconds[after] - seconds[before] <= apart + 1e-5
+            if after < known[-1]:  # no farther one would do
+                assert seconds[after + 1] - seconds[before] > apart
+
+
+@pytest.mark.parametrize(("rate", "every"), [(24, 3), (25, 3), (30, 3), (30000 / 1001, 3), (60, 7)])
+def test_an_eighth_of_a_second_is_as_many_frames_as_the_rate_makes_it(rate, every):
+    seconds = 7.0 + np.arange(43) / rate
+    chosen = measured_positions(seconds, [Interval(0, 43)], apart_seconds=0.125)
+    assert np.flatnonzero(chosen)[:6].tolist() == [every * k for k in range(6)]

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -207,3 +209,18 @@ def test_filters_of_vectors_take_each_pixel_by_itself():
     smoothed = smooth_masks(ood, seconds, filter_, intervals=run)
     alone = smooth_masks(ood[..., 2:3, 4:5], seconds, filter_, intervals=run)
     assert torch.equal(smoothed[..., 2:3, 4:5], alone)
+
+
+def test_threads_that_estimate_flow_change_nothing():
+    true, pictures = travelling_square(16)
+    threads = set()
+
+    def flow(a, b):
+        threads.add(threading.current_thread().name)
+        return known_flow()(a, b)
+
+    options = {"intervals": [Interval(0, 16)], "guide": pictures}
+    alone = smooth_masks(true, np.arange(16) / 25, ALONG, flow=known_flow(), **options)
+    several = smooth_masks(true, np.arange(16) / 25, ALONG, flow=flow, workers=3, **options)
+    assert torch.equal(several, alone)
+    assert threading.current_thread().name not in threads
