@@ -124,6 +124,20 @@ def test_kept_colours_fade_broad_colour_and_light_and_leave_fine_light():
     )
 
 
+def test_a_change_that_keeps_colours_moves_in_broad_sweeps():
+    """A chin that moves over a neck that stays: no step in the motion between them."""
+    before = blobs()
+    after = before.copy()
+    after[:32] = np.roll(before, 4, axis=1)[:32]
+    sharp, half, broad = (
+        measure_change(before, after, None, colour_kept=share)[..., 0] for share in (0.0, 0.5, 1.0)
+    )
+    across = [np.abs(np.diff(flow, axis=0)).max() for flow in (sharp, broad)]
+    assert across[1] < 0.4 * across[0]
+    assert broad.mean() == pytest.approx(sharp.mean(), abs=0.1)  # as much moves as before
+    np.testing.assert_allclose(half, (sharp + broad) / 2, atol=1e-4)
+
+
 def test_a_change_keeps_colours_as_far_as_it_is_told():
     before = np.full((64, 64, 3), 120, np.uint8)
     after = before + np.array([25, 0, 0], np.uint8)

@@ -51,7 +51,7 @@ CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer
 BLOCK = 64  # frames whose changes are steadied at once along the flow
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B (BT.601)
 COLOUR_SHARE = 0.2  # of a change of colour, where colours are kept
-BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
+BROAD = 0.05  # of the crop's side: changes of light and of shape beyond this size are broad
 BROAD_LIGHT = 6.0  # grey levels at which a broad change of light is halved
 LIPS_KEPT = 0.8  # of what an edit that keeps colours would change on lips: they stay as they are
 APART = 0.125  # seconds; what is carried along flow is found at frames no farther apart
@@ -72,7 +72,7 @@ class EditedFace:
     of `beside_motion` and not of `edited`; None = only as the pictures show it.
     `mouth` (T, 2, 2): its corners as detected, in shares of the crop; None = as `motion` has them.
     `colour_kept` (T,) in [0, 1]: how far the warped composite holds broad changes of colour and
-    light back (`keep_colour`); None = nowhere.
+    light back and moves in broad sweeps alone (`measure_change`); None = nowhere.
     """
 
     alignment: Alignment
@@ -455,7 +455,9 @@ def measure_change(
             None trusts the picture everywhere.
         fine: match every pixel: for pictures that were made smaller, which it costs little and
             which then lose nothing.
-        colour_kept: how far `keep_colour` is applied to what remains after moving.
+        colour_kept: how far `keep_colour` is applied to what remains after moving, and how far the
+            flow is smoothed to what is broad: who is older or younger has another shape of face,
+            not another expression.
 
     Returns:
         (R, R, 5): the flow in pixels, edited(p) comes from unedited(p + flow(p)), and the rest
@@ -476,6 +478,9 @@ def measure_change(
         doubt = np.square(np.maximum(beyond, 0.0) / np.float32(DOUBTED_ERROR))
         trust = images.resize_picture(np.exp(-doubt), size)
         rest = rest * displace(trust, flow)[..., None]
+    if colour_kept > 0:  # where a jaw moves over a neck that stays, a sharp flow would tear skin
+        broad = blur(flow, sigma=BROAD * size)
+        flow = flow + np.float32(colour_kept) * (broad - flow)
     return np.concatenate([flow, rest], axis=2, dtype=np.float32)
 
 
