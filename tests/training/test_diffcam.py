@@ -6,6 +6,7 @@ import torch
 
 from tests.training.tiny import changed, face_set, random_basis, snapshot
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
+from vidinvert.networks.diffcam import latent_diffcam
 from vidinvert.networks.eigen import EigenGenerator
 from vidinvert.networks.eigen_deghost import Bank
 from vidinvert.training.autoencoder import freeze
@@ -47,6 +48,21 @@ def test_it_learns_to_name_the_direction():
     )
     losses = [recipe.step(4 * n, 4, 0.0)["cross_entropy"] for n in range(12)]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:3])
+
+
+def test_it_goes_on_from_a_classifier_of_other_classes():
+    known = latent_diffcam(2)
+    again = DiffCamRecipe(
+        face_set(train=2, val=2),
+        tiny_bank(),
+        tiny_directions(),
+        start=(known, ["fine", "gone"]),
+    ).modules["diffcam"]
+    latents = torch.randn(2, 3, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        named, before = again(*latents), known(*latents)
+    torch.testing.assert_close(named[:, 1], before[:, 0], rtol=1e-4, atol=1e-5)  # fine
+    assert not torch.allclose(named[:, 0], before[:, 1])  # coarse was not among them
 
 
 def test_its_figures_are_shares(recipe):

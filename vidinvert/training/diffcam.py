@@ -7,7 +7,7 @@ to name a smile, but the map shall show all that a smile moves.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -60,6 +60,19 @@ def draw_edits(
     return chosen, size.astype(np.float32)
 
 
+@torch.no_grad()
+def _take_over(
+    network: DiffCam, classes: Sequence[str], known: DiffCam, known_classes: Sequence[str]
+) -> None:
+    """Copy a classifier's layers into another one, and what it weighs for classes of both."""
+    network.shared.load_state_dict(known.shared.state_dict())
+    network.judge.load_state_dict(known.judge.state_dict())
+    for row, name in enumerate(classes):
+        if name in known_classes:
+            network.head.weight[row] = known.head.weight[known_classes.index(name)]
+            network.head.bias[row] = known.head.bias[known_classes.index(name)]
+
+
 class DiffCamRecipe:
     """See the module; implements `vidinvert.training.loop.Recipe`.
 
@@ -67,6 +80,8 @@ class DiffCamRecipe:
         faces: real faces, whose codes are moved.
         bank: the pack's networks; frozen.
         directions: vectors (L, D) by name; their order is that of the classes.
+        start: a classifier to go on from, and the names of its classes in their order; those that
+            are directions too are known from the beginning. None = from nothing.
         settings: None = the defaults.
         seed: of everything random.
         device: where it is trained.
@@ -78,6 +93,7 @@ class DiffCamRecipe:
         bank: Bank,
         directions: Mapping[str, Tensor],
         *,
+        start: tuple[DiffCam, Sequence[str]] | None = None,
         settings: DiffCamSettings | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
@@ -85,7 +101,10 @@ class DiffCamRecipe:
         self.settings = settings or DiffCamSettings()
         self._device = torch.device(device)
         torch.manual_seed(seed)
-        network = channels_last(latent_diffcam(len(directions)).to(device))
+        network = latent_diffcam(len(directions))
+        if start is not None:
+            _take_over(network, tuple(directions), *start)
+        network = channels_last(network.to(device))
         self.modules: dict[str, nn.Module] = {"diffcam": network}
         self.averaged: dict[str, nn.Module] = {"diffcam": copy.deepcopy(network)}
         self.optimizers: dict[str, torch.optim.Optimizer] = {

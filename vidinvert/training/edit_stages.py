@@ -10,7 +10,7 @@ directions, since edits move codes along a pack's directions as they are shipped
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -44,10 +44,21 @@ def train_diffcam(
     device: str = "cpu",
     progress: Progress,
 ) -> dict[str, float]:
-    """Train Diff-CAM's classifier; returns its figures on validation faces."""
+    """Train Diff-CAM's classifier; returns its figures on validation faces.
+
+    It goes on from that of `start`, whose classes may be others.
+    """
     vectors = _vectors(work, start)
+    known = None
+    if start is not None and "diffcam" in start.files:
+        known = _load_classifier(load_part(start, "diffcam"), start.settings["diffcam_classes"])
     recipe = DiffCamRecipe(
-        faces, _load_bank(work, start), vectors, seed=schedule.seed, device=device
+        faces,
+        _load_bank(work, start),
+        vectors,
+        start=known,
+        seed=schedule.seed,
+        device=device,
     )
     train(recipe, schedule, work / "diffcam", progress=progress)
     write_weights(recipe.averaged["diffcam"].state_dict(), work / "diffcam")
@@ -86,12 +97,20 @@ def load_diffcam(work: Path, start: FacePack | None) -> tuple[DiffCam, list[str]
     """Load the trained Diff-CAM of a work folder, or else a pack's, frozen, and its classes."""
     trained = (work / "diffcam" / "weights.safetensors").is_file()
     if not trained and start is not None and "diffcam" in start.files:
-        state, classes = load_part(start, "diffcam"), list(start.settings["diffcam_classes"])
+        network, classes = _load_classifier(
+            load_part(start, "diffcam"), start.settings["diffcam_classes"]
+        )
     else:
-        state, classes = read_weights(work / "diffcam"), classes_of(work)
+        network, classes = _load_classifier(read_weights(work / "diffcam"), classes_of(work))
+    return freeze(network), classes
+
+
+def _load_classifier(
+    state: Mapping[str, Tensor], classes: Sequence[str]
+) -> tuple[DiffCam, list[str]]:
     network = latent_diffcam(len(classes))
     network.load_state_dict({name: value.float() for name, value in state.items()})
-    return freeze(network), classes
+    return network, list(classes)
 
 
 def _load_bank(work: Path, start: FacePack | None) -> Bank:
