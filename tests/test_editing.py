@@ -237,3 +237,6 @@ def test_colours_are_kept_as_much_as_edits_that_ask_for_it_weigh():
     np.testing.assert_allclose(colour_kept(plan, face=1, seconds=times)[:1], [9 / 11])
     nothing = parse_edits(["age=0"], known)
     np.testing.assert_array_equal(colour_kept(nothing, face=0, seconds=times), [0.0, 0.0, 0.0])
+    moved = {**known, "smile": moving(np.zeros((68, 2)), share=0.25)["smile"]}
+    beside = parse_edits(["smile=2", "age=2"], moved)  # a quarter of the smile is painted
+    np.testing.assert_allclose(colour_kept(beside, face=0, seconds=times), 2 / 2.5)

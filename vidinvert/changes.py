@@ -52,6 +52,7 @@ BLOCK = 64  # frames whose changes are steadied at once along the flow
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B (BT.601)
 COLOUR_SHARE = 0.2  # of a change of colour, where colours are kept
 BROAD = 0.05  # of the crop's side: changes of light and of shape beyond this size are broad
+TORN = 0.012  # of the crop's side: by which the motion differs from the broad one where it tears
 BROAD_LIGHT = 6.0  # grey levels at which a broad change of light is halved
 LIPS_KEPT = 0.8  # of what an edit that keeps colours would change on lips: they stay as they are
 APART = 0.125  # seconds; what is carried along flow is found at frames no farther apart
@@ -72,7 +73,7 @@ class EditedFace:
     of `beside_motion` and not of `edited`; None = only as the pictures show it.
     `mouth` (T, 2, 2): its corners as detected, in shares of the crop; None = as `motion` has them.
     `colour_kept` (T,) in [0, 1]: how far the warped composite holds broad changes of colour and
-    light back and moves in broad sweeps alone (`measure_change`); None = nowhere.
+    light back (`keep_colour`) and moves in broad sweeps (`keep_broad`); None = nowhere.
     """
 
     alignment: Alignment
@@ -169,6 +170,9 @@ class ChangeStream:
         R is `size`, and the flow is in pixels of that picture.
         """
         change = self._average(position)
+        kept = 0.0 if self._face.colour_kept is None else float(self._face.colour_kept[position])
+        if kept > 0:
+            change += np.float32(kept) * (keep_broad(change) - change)
         mouth = None if self._opening is None else self._open(position)
         if mouth is not None:
             change *= mouth.painted
@@ -455,9 +459,7 @@ def measure_change(
             None trusts the picture everywhere.
         fine: match every pixel: for pictures that were made smaller, which it costs little and
             which then lose nothing.
-        colour_kept: how far `keep_colour` is applied to what remains after moving, and how far the
-            flow is smoothed to what is broad: who is older or younger has another shape of face,
-            not another expression.
+        colour_kept: how far `keep_colour` is applied to what remains after moving.
 
     Returns:
         (R, R, 5): the flow in pixels, edited(p) comes from unedited(p + flow(p)), and the rest
@@ -478,9 +480,6 @@ def measure_change(
         doubt = np.square(np.maximum(beyond, 0.0) / np.float32(DOUBTED_ERROR))
         trust = images.resize_picture(np.exp(-doubt), size)
         rest = rest * displace(trust, flow)[..., None]
-    if colour_kept > 0:  # where a jaw moves over a neck that stays, a sharp flow would tear skin
-        broad = blur(flow, sigma=BROAD * size)
-        flow = flow + np.float32(colour_kept) * (broad - flow)
     return np.concatenate([flow, rest], axis=2, dtype=np.float32)
 
 
@@ -496,6 +495,20 @@ def keep_colour(rest: NDArray[np.float32]) -> NDArray[np.float32]:
     fine = light - broad * (np.abs(broad) / (np.float32(BROAD_LIGHT) + np.abs(broad)))
     colour = rest - light[..., None]
     return np.asarray(np.float32(COLOUR_SHARE) * colour + fine[..., None], np.float32)
+
+
+def keep_broad(change: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Keep of a change's motion (R, R, 5) what is broad, and drop what fills the holes of the rest.
+
+    Who is older or younger has another shape of face, not another expression. Where a jaw moves
+    over a neck that stays, the flow between two pictures tears, and pixels of a source that is not
+    quite the picture show it.
+    """
+    size, flow = change.shape[0], np.ascontiguousarray(change[..., :2])
+    broad = blur(flow, sigma=BROAD * size)
+    torn = blur(largest_channel(np.abs(flow - broad)), sigma=2 * FLOW_BLUR * size)
+    whole = np.exp(-np.square(torn / np.float32(TORN * size)))
+    return np.concatenate([broad, change[..., 2:] * whole[..., None]], axis=2, dtype=np.float32)
 
 
 def flow_of(motion: FaceMotion, position: int, *, size: int) -> NDArray[np.float32]:

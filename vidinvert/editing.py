@@ -175,12 +175,17 @@ def total_strength(
 def colour_kept(plan: EditPlan, *, face: int, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return (T,) in [0, 1]: how far a face's colours are kept, as `LatentDirection` asks.
 
-    Of several edits each counts by its absolute strength; 0 where there is none.
+    Of several edits each counts by what it paints: its absolute strength, or the share of it that
+    is painted beside a motion of landmarks; 0 where nothing is.
     """
-    keeping = EditPlan(terms=tuple(t for t in plan.terms if t.direction.keeps_colour))
-    total = total_strength(plan, face=face, seconds=seconds)
-    kept = total_strength(keeping, face=face, seconds=seconds)
-    return kept / np.where(total > 0, total, 1.0)
+    painted, keeping = np.zeros(len(seconds)), np.zeros(len(seconds))
+    for term in plan.terms:
+        if term.face in (None, face):
+            motion = term.direction.motion
+            part = np.abs(term.strength_at(seconds)) * (1.0 if motion is None else motion.share)
+            painted += part
+            keeping += part * term.direction.keeps_colour
+    return keeping / np.where(painted > 0, painted, 1.0)
 
 
 def apply_edit(
