@@ -10,6 +10,7 @@ from tests.networks.parity import load_networks, relative_error, run
 from tests.shared_data import shared_path
 from tests.tolerances import BFLOAT16_PARITY, FLOAT32_PARITY
 from vidinvert.checkpoints import rename_keys
+from vidinvert.cli.device import bf16_units
 from vidinvert.errors import KeyMismatchError
 from vidinvert.networks import keymaps
 
@@ -59,6 +60,7 @@ def test_samm_at_1024_equals_the_official_network():
 
 @pytest.mark.shared
 @pytest.mark.slow
+@pytest.mark.skipif(not bf16_units(), reason="bf16 is emulated on this CPU: ten minutes")
 def test_samm_at_256_in_bfloat16_is_near_the_official_network():
     check("samm_e4e_256", dtype=torch.bfloat16, prepared=True, tolerance=BFLOAT16_PARITY)
 
