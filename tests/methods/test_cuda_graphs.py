@@ -123,7 +123,13 @@ def test_the_watch_sees_what_a_graph_cannot_hold():
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("samm", torch.float32), ("samm", torch.bfloat16), ("restyle", torch.float16)],
+    [
+        ("samm", torch.float32),
+        ("samm", torch.bfloat16),
+        ("restyle", torch.float16),
+        ("force-indomain", torch.bfloat16),
+        ("indomain:steps=0", torch.bfloat16),
+    ],
 )
 def test_nothing_in_the_shipped_networks_keeps_a_pass_from_being_recorded(on_meta, name, dtype):
     assert on_meta(find_pack("mini"), name, dtype) == []
