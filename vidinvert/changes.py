@@ -51,8 +51,8 @@ CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer
 BLOCK = 64  # frames whose changes are steadied at once along the flow
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B (BT.601)
 COLOUR_SHARE = 0.2  # of a change of colour, where colours are kept
-BROAD = 0.05  # of the crop's side: changes of light and of shape beyond this size are broad
-TORN = 0.012  # of the crop's side: by which the motion differs from the broad one where it tears
+BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
+SWEEP = 0.02  # of the crop's side: over which motion is averaged, where colours are kept
 BROAD_LIGHT = 6.0  # grey levels at which a broad change of light is halved
 LIPS_KEPT = 0.8  # of what an edit that keeps colours would change on lips: they stay as they are
 APART = 0.125  # seconds; what is carried along flow is found at frames no farther apart
@@ -73,7 +73,7 @@ class EditedFace:
     of `beside_motion` and not of `edited`; None = only as the pictures show it.
     `mouth` (T, 2, 2): its corners as detected, in shares of the crop; None = as `motion` has them.
     `colour_kept` (T,) in [0, 1]: how far the warped composite holds broad changes of colour and
-    light back (`keep_colour`) and moves in broad sweeps (`keep_broad`); None = nowhere.
+    light back (`keep_colour`) and moves in broad sweeps (`sweep`); None = nowhere.
     """
 
     alignment: Alignment
@@ -172,7 +172,8 @@ class ChangeStream:
         change = self._average(position)
         kept = 0.0 if self._face.colour_kept is None else float(self._face.colour_kept[position])
         if kept > 0:
-            change += np.float32(kept) * (keep_broad(change) - change)
+            flow = change[..., :2]
+            flow += np.float32(kept) * (sweep(flow) - flow)
         mouth = None if self._opening is None else self._open(position)
         if mouth is not None:
             change *= mouth.painted
@@ -497,18 +498,14 @@ def keep_colour(rest: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.float32(COLOUR_SHARE) * colour + fine[..., None], np.float32)
 
 
-def keep_broad(change: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Keep of a change's motion (R, R, 5) what is broad, and drop what fills the holes of the rest.
+def sweep(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what is broad of a flow (R, R, 2).
 
     Who is older or younger has another shape of face, not another expression. Where a jaw moves
-    over a neck that stays, the flow between two pictures tears, and pixels of a source that is not
-    quite the picture show it.
+    over a neck that stays, the flow between two pictures of the generator tears, and the skin of a
+    source that is not quite that picture would show it.
     """
-    size, flow = change.shape[0], np.ascontiguousarray(change[..., :2])
-    broad = blur(flow, sigma=BROAD * size)
-    torn = blur(largest_channel(np.abs(flow - broad)), sigma=2 * FLOW_BLUR * size)
-    whole = np.exp(-np.square(torn / np.float32(TORN * size)))
-    return np.concatenate([broad, change[..., 2:] * whole[..., None]], axis=2, dtype=np.float32)
+    return blur(np.ascontiguousarray(flow), sigma=SWEEP * flow.shape[0])
 
 
 def flow_of(motion: FaceMotion, position: int, *, size: int) -> NDArray[np.float32]:

@@ -137,7 +137,7 @@ def load_pack(
     min_score: float = 0.5,
     min_size: float = 24.0,
     workers: int = 1,
-    cuda_graphs: Graphs = "auto",
+    cuda_graphs: Graphs = "off",
 ) -> Models:
     """Load a face pack by name or directory.
 

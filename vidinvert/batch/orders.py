@@ -60,7 +60,7 @@ class Setup:
     method: str = "samm"
     devices: tuple[str, ...] = ("cpu",)
     precision: str = "fp32"
-    cuda_graphs: "Graphs" = "auto"
+    cuda_graphs: "Graphs" = "off"
     min_score: float = 0.5
     min_size: float = 24.0
     threads: int = 1

@@ -114,10 +114,10 @@ def add_pack_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--cuda-graphs",
-        default="auto",
+        default="off",
         choices=("auto", "on", "off"),
-        help="record the networks' passes and play them again: on CUDA devices, without fail and "
-        "with a word where it does not work, or never (auto)",
+        help="record the networks' passes and play them again: where it works, with a word where "
+        "it does not, or never (off)",
     )
     group.add_argument("--batch-size", type=count, default=8, help="crops per pass (8)")
     group.add_argument("--threads", type=count, help="CPU threads of the networks (all cores)")
