@@ -1,8 +1,6 @@
 """`python -m vidinvert` is `vidinvert`."""
 
-import sys
-
-from vidinvert.cli import main
+from vidinvert.cli import enter
 
 if __name__ == "__main__":
-    sys.exit(main())
+    enter()

@@ -246,3 +246,60 @@ def test_devices_and_precisions_are_chosen_or_refused(monkeypatch):
     for units, expected in (("AMX", "bf16"), ("AVX512-BF16", "bf16"), ("", "fp32")):
         monkeypatch.setattr("vidinvert.cli.device.bf16_units", lambda units=units: units)
         assert choose_precision("auto", "cpu") == expected
+
+
+ENDING = """
+import atexit, sys, threading, time
+from vidinvert import cli
+
+class Large:
+    def __del__(self):
+        print("taken apart")
+
+def command():
+    global large
+    large = Large()
+    atexit.register(print, "registered", file=sys.stdout)
+    threading.Thread(target=lambda: (time.sleep(0.3), print("thread"))).start()
+    print("command", end=" ")
+    {last}
+
+cli.main = command
+cli.enter()
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "status", "said"),
+    [
+        ("return 7", 7, ["command thread", "registered"]),
+        ("return 0", 0, ["command thread", "registered"]),
+        ("sys.exit(2)", 2, ["command thread", "registered", "taken apart"]),
+        ("1 / 0", 1, ["command thread", "registered", "taken apart"]),
+    ],
+)
+def test_a_process_ends_in_order_and_leaves_its_memory_to_the_system(last, status, said):
+    program = ENDING.format(last=last)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == status
+    assert ended.stdout.splitlines() == said
+    assert ("ZeroDivisionError" in ended.stderr) == (last == "1 / 0")
+
+
+def test_what_nobody_can_read_any_more_is_a_failure():
+    program = "import time; from vidinvert import cli; "
+    program += "cli.main = lambda: time.sleep(1) or print('last words') or 0; cli.enter()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": ""},
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 1
+    assert said == b""

@@ -5,18 +5,20 @@ stdout carries results, stderr progress and errors.
 """
 
 import argparse
+import atexit
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 from vidinvert.cli import batch, doctor, edit, evaluate, image, models, preview, train
 from vidinvert.errors import PlanError, VidinvertError
 from vidinvert.version import VERSION
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "build_parser", "main"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "build_parser", "enter", "main"]
 
 LARGEST_PICTURE = "100000000"  # pixels; the largest cameras have as many
 DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -54,6 +56,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     except (VidinvertError, OSError) as error:
         return _explain(error, debug=getattr(options, "debug", False))
+
+
+def enter() -> NoReturn:
+    """Run the command that this process was started for, and end the process with its status.
+
+    The process ends as any other, its threads and what was registered with `atexit` included; but
+    then the system takes its memory at once, where Python and torch would take every object of
+    theirs apart for more than a second.
+    """
+    ended: list[int] = []
+    atexit.register(_leave, ended)  # the first that is registered is the last that is called
+    status = main()  # usage errors leave from here, before anything large was loaded
+    ended.append(status)
+    sys.exit(status)
+
+
+def _leave(ended: list[int]) -> None:
+    """End the process if its command came to an end; after an error of ours Python does."""
+    if not ended:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # who reads it has gone, or it is closed
+            ended[0] = ended[0] or FAILED
+    os._exit(ended[0])
 
 
 class _TerminatedError(KeyboardInterrupt):
