@@ -49,6 +49,7 @@ DOUBTED_ERROR = 7.0  # beyond it: at which trust falls to 1 / e
 SMALL_CHANGE = 3.0  # grey levels; a remaining change much smaller than this is not shown
 CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer counts
 BLOCK = 64  # frames whose changes are steadied at once along the flow
+FIRST_BLOCK = 16  # of a run, so that rendering begins soon; each block after it is twice as long
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B (BT.601)
 COLOUR_SHARE = 0.2  # of a change of colour, where colours are kept
 BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
@@ -234,8 +235,7 @@ class ChangeStream:
         """Take a position from the block of frames that was steadied together with it."""
         if position not in self._block:
             run = next(run for run in self._face.intervals if position in run)
-            start = position - (position - run.start) % BLOCK
-            self._block = range(start, min(start + BLOCK, run.stop))
+            self._block = _block_of(run, position)
             self._steady = self._take_block(run, self._block, filter_, guide)
         steady = self._steady[position - self._block.start].permute(1, 2, 0).float()
         return np.ascontiguousarray(steady.numpy())
@@ -251,8 +251,10 @@ class ChangeStream:
         else:
             future = self._next[1]
         steady = future.result()
-        after = range(block.stop, min(block.stop + BLOCK, run.stop))
         self._next = None
+        if block.stop == run.stop:
+            return steady
+        after = _block_of(run, block.stop)
         if (self._face.strength[after.start : after.stop] > 0).any():
             ahead = self._beside.submit(self._steady_block, run, after, filter_, guide)
             self._next = after, ahead
@@ -367,6 +369,14 @@ class ChangeStream:
 
     def _draw(self, codes: Tensor) -> NDArray[np.uint8]:
         return images.to_uint8(self._method.generate(images.to_device(codes, self._device)))
+
+
+def _block_of(run: Interval, position: int) -> range:
+    """Return the block of a run's positions that one belongs to, wherever rendering began."""
+    start, size = run.start, min(FIRST_BLOCK, BLOCK)
+    while position >= start + size:
+        start, size = start + size, min(2 * size, BLOCK)
+    return range(start, min(start + size, run.stop))
 
 
 def drawn_positions(
