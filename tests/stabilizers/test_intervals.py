@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabilizers import Interval, intervals_from_indices, measured_positions
+from vidinvert.changes import APART
 
 
 @pytest.mark.parametrize(("start", "stop"), [(3, 3), (4, 2), (-1, 5)])
@@ -77,8 +78,10 @@ def test_what_is_not_measured_lies_between_measured_ones_that_are_near(steps, ap
                 assert seconds[after + 1] - seconds[before] > apart
 
 
-@pytest.mark.parametrize(("rate", "every"), [(24, 3), (25, 3), (30, 3), (30000 / 1001, 3), (60, 7)])
+@pytest.mark.parametrize(
+    ("rate", "every"), [(24000 / 1001, 3), (24, 3), (25, 3), (30000 / 1001, 3), (30, 3), (60, 7)]
+)
 def test_an_eighth_of_a_second_is_as_many_frames_as_the_rate_makes_it(rate, every):
     seconds = 7.0 + np.arange(43) / rate
-    chosen = measured_positions(seconds, [Interval(0, 43)], apart_seconds=0.125)
+    chosen = measured_positions(seconds, [Interval(0, 43)], apart_seconds=APART)
     assert np.flatnonzero(chosen)[:6].tolist() == [every * k for k in range(6)]
