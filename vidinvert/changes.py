@@ -56,7 +56,7 @@ BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
 SWEEP = 0.02  # of the crop's side: over which motion is averaged, where colours are kept
 BROAD_LIGHT = 6.0  # grey levels at which a broad change of light is halved
 LIPS_KEPT = 0.8  # of what an edit that keeps colours would change on lips: they stay as they are
-APART = 0.126  # seconds, three frames of film; what is carried along flow is found at frames no farther apart
+APART = 0.126  # seconds, three frames of film: codes, masks and changes are found no farther apart
 LEAD = 4.0  # time constants around a block that count: what is beyond weighs below 2 %
 
 
