@@ -5,7 +5,7 @@ where it lies in picture b, in pixels, (dx, dy).
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -95,7 +95,7 @@ def _squared_lengths(flow: Tensor) -> Tensor:
     return flow[:, :1].square() + flow[:, 1:].square()
 
 
-@cache
+@lru_cache(maxsize=8)  # those of large frames are large
 def _pixel_grid(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return where pixels lie, (1, 2, height, width) as (x, y), and the steps to [-1, 1]."""
     y, x = np.mgrid[:height, :width].astype(np.float32)

@@ -9,15 +9,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from vidinvert.methods.wrapped import WrappedMethod
 from vidinvert.types import Embedding, Synthesis
-
-if TYPE_CHECKING:
-    from vidinvert.methods import Method
 
 PASSES = ("embed", "find_mask", "synthesise", "generate")
 MOST_GRAPHS = 8  # a method; each keeps its inputs and outputs, and all share what lies between
@@ -67,7 +65,7 @@ class _Graphs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GraphedMethod:
+class GraphedMethod(WrappedMethod):
     """Passes calls on, from the third of a kind by a graph; implements `vidinvert.methods.Method`.
 
     A kind is a pass with the shapes of its inputs. Its second call is recorded: run as always,
@@ -92,26 +90,10 @@ class GraphedMethod:
         most: graphs at most; further kinds are eager.
     """
 
-    method: "Method"
     capture: Capture
     tolerance: float
     most: int = MOST_GRAPHS
     _graphs: _Graphs = field(init=False, default_factory=_Graphs)
-
-    @property
-    def crop_size(self) -> int:
-        """Side R of the crops."""
-        return self.method.crop_size
-
-    @property
-    def style_count(self) -> int:
-        """L, style vectors of a code."""
-        return self.method.style_count
-
-    @property
-    def style_width(self) -> int:
-        """D, width of a style vector."""
-        return self.method.style_width
 
     def embed(self, crops: Tensor) -> Embedding:
         """Find codes and features of crops (N, 3, R, R)."""

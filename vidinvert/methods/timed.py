@@ -1,38 +1,19 @@
 """A method whose calls are timed: for the account of where a run's time went."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from vidinvert.clock import Clock
+from vidinvert.methods.wrapped import WrappedMethod
 from vidinvert.types import Embedding, Synthesis
-
-if TYPE_CHECKING:
-    from vidinvert.methods import Method
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TimedMethod:
+class TimedMethod(WrappedMethod):
     """Passes every call on and adds its time to a clock; implements `vidinvert.methods.Method`."""
 
-    method: "Method"
     clock: Clock
-
-    @property
-    def crop_size(self) -> int:
-        """Side R of the crops."""
-        return self.method.crop_size
-
-    @property
-    def style_count(self) -> int:
-        """L, style vectors of a code."""
-        return self.method.style_count
-
-    @property
-    def style_width(self) -> int:
-        """D, width of a style vector."""
-        return self.method.style_width
 
     def embed(self, crops: Tensor) -> Embedding:
         """Find codes and features of crops (N, 3, R, R), as `networks: embed`."""
