@@ -1,6 +1,6 @@
 """What an edit changes in a face's crop: how its pixels move, and what remains."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -49,7 +49,9 @@ DOUBTED_ERROR = 7.0  # beyond it: at which trust falls to 1 / e
 SMALL_CHANGE = 3.0  # grey levels; a remaining change much smaller than this is not shown
 CHANGE_REACH = 2.5  # standard deviations after which a frame's change no longer counts
 BLOCK = 64  # frames whose changes are steadied at once along the flow
-FIRST_BLOCK = 16  # of a run, so that rendering begins soon; each block after it is twice as long
+# Blocks begin short, each twice as long as the one before, so that rendering begins soon; and none
+# is longer than half of what is left, so that little is left to composite when all is drawn.
+FIRST_BLOCK = 16
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of R, G and B (BT.601)
 COLOUR_SHARE = 0.2  # of a change of colour, where colours are kept
 BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
@@ -275,12 +277,14 @@ class ChangeStream:
         first, last = (int(np.searchsorted(seconds, end)) for end in ends)
         around = range(max(first, run.start), min(last, run.stop))
         self._forget(around.start)
+        # Asked for first: what is drawn ahead for later blocks would be done before them.
+        links = self._link([place for place in around[:-1] if place not in self._links], filter_, guide)
         side = int(guide.shape[-1])
         fields = torch.zeros(len(around), 5, side, side)
         for k, place in enumerate(around):
             if self._counts[place]:
                 fields[k] = self._need(place).float().permute(2, 0, 1)
-        self._link([place for place in around[:-1] if place not in self._links], filter_, guide)
+        self._links.update(links)
         steady = smooth_fields(
             fields,
             (face.strength * self._counts)[around.start : around.stop],
@@ -294,7 +298,9 @@ class ChangeStream:
         strength = torch.as_tensor(face.strength[block.start : block.stop]).float()
         return (steady[inside] * strength[:, None, None, None]).half()
 
-    def _link(self, places: list[int], filter_: FlowFilter, guide: Tensor) -> None:
+    def _link(
+        self, places: list[int], filter_: FlowFilter, guide: Tensor
+    ) -> Iterator[tuple[int, Link]]:
         """Join the pictures at some places to the next ones, several at once with a pool."""
 
         def link(place: int) -> Link:
@@ -302,7 +308,7 @@ class ChangeStream:
             return link_pictures(*pair, fine_flow, levels=filter_.levels)
 
         at_once = map if self._pool is None else self._pool.map
-        self._links.update(zip(places, at_once(link, places), strict=True))
+        return zip(places, at_once(link, places), strict=True)
 
     def _forget(self, first: int) -> None:
         for kept in (self._kept, self._links):
@@ -342,9 +348,9 @@ class ChangeStream:
         if not shows.any():
             return {}
         shown = batch[shows]
-        before = self._unedited(batch)[shows]
         moved = face.edited if face.beside_motion is None else face.beside_motion
-        after = self._draw(moved.at(shown))
+        before, after = self._draw_both(batch, moved.at(shown))
+        before = before[shows]
         guide = face.inversion.mask.guide
         changes: dict[int, Tensor] = {}
         for k, place in enumerate(shown.tolist()):
@@ -361,11 +367,15 @@ class ChangeStream:
                 changes[place] = torch.as_tensor(change).half()
         return changes
 
-    def _unedited(self, batch: NDArray[np.int64]) -> NDArray[np.uint8]:
+    def _draw_both(
+        self, batch: NDArray[np.int64], edited: Tensor
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return the unedited pictures of a batch, and those of edited codes (N, L, D)."""
         kept = self._face.unedited
-        if kept is None or not kept.hold(batch):
-            return self._draw(self._face.inversion.latents.at(batch))
-        return read_pictures(kept, batch)
+        if kept is not None and kept.hold(batch):
+            return read_pictures(kept, batch), self._draw(edited)
+        pictures = self._draw(torch.cat([self._face.inversion.latents.at(batch), edited]))
+        return pictures[: len(batch)], pictures[len(batch) :]
 
     def _draw(self, codes: Tensor) -> NDArray[np.uint8]:
         return images.to_uint8(self._method.generate(images.to_device(codes, self._device)))
@@ -373,9 +383,12 @@ class ChangeStream:
 
 def _block_of(run: Interval, position: int) -> range:
     """Return the block of a run's positions that one belongs to, wherever rendering began."""
-    start, size = run.start, min(FIRST_BLOCK, BLOCK)
+    start, least = run.start, min(FIRST_BLOCK, BLOCK)
+    size = least
     while position >= start + size:
         start, size = start + size, min(2 * size, BLOCK)
+        left = run.stop - start
+        size = min(size, max(least, left // 2)) if left > 3 * least // 2 else left
     return range(start, min(start + size, run.stop))
 
 

@@ -154,7 +154,7 @@ def test_bfloat16_products_with_a_quantised_basis_err_by_rounding_alone():
     exact, brief = random_basis(), random_basis()
     for basis in (exact, brief):
         basis.load_state_dict(restore_bases(stored))
-    brief.shorten()
+    brief.lay_out(torch.bfloat16)
     codes, latents = random_codes(3), random_latents(3)
     for seen, wanted in zip(brief.bands(codes), exact.bands(codes), strict=True):
         assert (seen - wanted).norm() < 0.004 * wanted.norm()
@@ -168,19 +168,19 @@ def test_adopted_int8_rows_are_those_that_shortening_makes():
     state = {f"basis.{name}": value for name, value in random_basis().state_dict().items()}
     stored = quantise_bases(state)
     adopted, shortened = random_basis(), random_basis()
-    rest = adopted.adopt(stored)
+    rest = adopted.adopt(stored, torch.bfloat16)
     adopted.load_state_dict({name.removeprefix("basis."): value for name, value in rest.items()})
     restored = restore_bases(stored)
     shortened.load_state_dict(
         {name.removeprefix("basis."): value for name, value in restored.items()}
     )
-    shortened.shorten()
-    assert adopted.brief is not None
-    assert shortened.brief is not None
-    for seen, wanted in zip(adopted.brief, shortened.brief, strict=True):
+    shortened.lay_out(torch.bfloat16)
+    assert adopted.laid_out is not None
+    assert shortened.laid_out is not None
+    for seen, wanted in zip(adopted.laid_out, shortened.laid_out, strict=True):
         assert torch.equal(seen.columns, wanted.columns)
         torch.testing.assert_close(seen.step, wanted.step)
-    adopted.shorten()  # what is short already stays
+    adopted.lay_out(torch.bfloat16)  # what is short already stays
     assert torch.equal(adopted.codes(random_latents(2)), shortened.codes(random_latents(2)))
 
 
@@ -188,8 +188,8 @@ def test_rows_that_do_not_fit_are_not_adopted():
     state = {f"basis.{name}": value for name, value in random_basis().state_dict().items()}
     for wrong in (state, quantise_bases(state) | {"basis.basis_1": torch.zeros(3, 5).char()}):
         basis = random_basis()
-        assert basis.adopt(wrong) == wrong
-        assert basis.brief is None
+        assert basis.adopt(wrong, torch.bfloat16) == wrong
+        assert basis.laid_out is None
         assert basis.level(0)[1].numel() > 0
 
 

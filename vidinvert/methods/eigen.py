@@ -104,8 +104,8 @@ def load_networks(
     encoder, decoder = FaceEncoder(), FaceDecoder()
     generator = EigenGenerator(components, style_width=pack.style_width)
     autoencoder, codes = load_part(pack, "autoencoder"), load_part(pack, "generator")
-    if dtype == torch.bfloat16 and device.type == "cpu":
-        codes = generator.basis.adopt(codes)
+    if dtype in (torch.float32, torch.bfloat16) and device.type == "cpu":
+        codes = generator.basis.adopt(codes, dtype)
     for module, part, state in (
         (encoder, "autoencoder", select(autoencoder, "encoder.")),
         (decoder, "autoencoder", select(autoencoder, "decoder.")),

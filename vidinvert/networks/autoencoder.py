@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vidinvert.networks.ops import merge_doubling
+
 LATENT_CHANNELS = 32
 STRIDE = 8  # picture pixels per latent cell
 ENCODER_WIDTHS = (64, 128)  # at 1/4, 1/8
@@ -29,7 +31,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> same."""
-        return F.relu(x + self.conv1(F.relu(self.conv0(x))))
+        return F.relu_(self.conv1(F.relu_(self.conv0(x))) + x)
 
 
 class EncoderFeatures(NamedTuple):
@@ -56,9 +58,9 @@ class FaceEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> EncoderFeatures:
         """Encode pictures (N, 3, H, W)."""
-        stem = F.relu(self.stem(F.pixel_unshuffle(images, 4)))  # (N, 64, H/4, W/4)
+        stem = F.relu_(self.stem(F.pixel_unshuffle(images, 4)))  # (N, 64, H/4, W/4)
         quarter = self.block_quarter(stem)  # (N, 64, H/4, W/4)
-        eighth = self.block_eighth(F.relu(self.to_eighth(quarter)))  # (N, 128, H/8, W/8)
+        eighth = self.block_eighth(F.relu_(self.to_eighth(quarter)))  # (N, 128, H/8, W/8)
         return EncoderFeatures(self.to_latents(eighth), (eighth, quarter))
 
 
@@ -79,20 +81,32 @@ class FaceDecoder(nn.Module):
         self.to_half = nn.Conv2d(quarter, 4 * half, 3, padding=1)
         self.block_half = nn.Sequential(ResidualBlock(half))
         self.to_image = nn.Conv2d(half, 12, 3, padding=1)
+        self.doubling: Tensor | None = None
+
+    def prepare(self) -> None:
+        """Merge doubling into the convolution that follows, where that pays."""
+        weight = self.to_quarter.weight
+        if weight.dtype == torch.float32 and weight.device.type == "cpu":
+            self.doubling = merge_doubling(weight.detach())
 
     def stage_eighth(self, latents: Tensor) -> Tensor:
         """(N, 32, h, w) -> features (N, 128, h, w). Latents beyond +-4 are bent back."""
         bent = torch.tanh(latents / 4.0) * 4.0
-        return self.block_eighth(F.relu(self.from_latents(bent)))
+        return self.block_eighth(F.relu_(self.from_latents(bent)))
 
     def stage_quarter(self, features: Tensor) -> Tensor:
         """(N, 128, h, w) -> (N, 64, 2h, 2w)."""
-        up = F.interpolate(features, scale_factor=2, mode="nearest")
-        return self.block_quarter(F.relu(self.to_quarter(up)))
+        if self.doubling is None or features.requires_grad:
+            up = F.interpolate(features, scale_factor=2, mode="nearest")
+            quarter = self.to_quarter(up)
+        else:
+            bias = self.to_quarter.bias
+            quarter = F.conv_transpose2d(features, self.doubling, bias, stride=2, padding=1)
+        return self.block_quarter(F.relu_(quarter))
 
     def stage_half(self, features: Tensor) -> Tensor:
         """(N, 64, 2h, 2w) -> (N, 32, 4h, 4w)."""
-        return self.block_half(F.pixel_shuffle(F.relu(self.to_half(features)), 2))
+        return self.block_half(F.pixel_shuffle(F.relu_(self.to_half(features)), 2))
 
     def stage_image(self, features: Tensor) -> Tensor:
         """(N, 32, 4h, 4w) -> picture (N, 3, 8h, 8w)."""

@@ -24,6 +24,7 @@ STYLE_START = 0.2  # the styles' deviation at the start, around 1
 BASIS_NAME = re.compile(r"((?:.*\.)?)basis_(\d+)")
 SCALE_NAME = re.compile(r"(?:.*\.)?scale_\d+")
 RESIDUAL_START = 0.05  # the refiner's outputs at the start
+PRODUCT_ROWS = 1024  # of a basis multiplied at once in float32: 3 to 4 MB, which a cache holds
 
 
 def split_bands(latents: Tensor) -> list[Tensor]:
@@ -51,11 +52,12 @@ def upsample(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
-class BriefLevel(NamedTuple):
-    """A level's basis for products in bfloat16.
+class LevelColumns(NamedTuple):
+    """A level's basis as products read it fastest.
 
-    `columns` (d_l, K_l): the rows in whole steps, which bfloat16 holds exactly where the pack holds
-    them as int8; `step` (K_l,) float32, by which each is multiplied.
+    `columns` (d_l, K_l) in bfloat16 or float32: the rows in steps, whole ones in bfloat16, which
+    then are exact where the pack holds them as int8; `step` (K_l,) float32, by which each is
+    multiplied.
     """
 
     columns: Tensor
@@ -76,7 +78,7 @@ class EigenBasis(nn.Module):
         self.components = tuple(components)
         self.channels = channels
         self.style_width = style_width
-        self.brief: tuple[BriefLevel, ...] | None = None
+        self.laid_out: tuple[LevelColumns, ...] | None = None
         for level, (cells, count) in enumerate(zip(LEVEL_CELLS, components, strict=True)):
             size = channels * cells * cells
             self.register_buffer(f"mean_{level}", torch.zeros(size))
@@ -110,12 +112,14 @@ class EigenBasis(nn.Module):
         mean, basis, sigma = self.level(level)
         if centred:
             flat = flat - mean
-        if self.brief is None:
+        if self.laid_out is None:
             return flat @ basis.T / sigma
+        columns, step = self.laid_out[level]
+        if columns.dtype == torch.float32:
+            return (flat @ columns) * (step / sigma)
         # Two bfloat16 numbers hold a float32 to 16 bits; matrix units take 16 rows as fast as 8.
         high = flat.bfloat16()
         both = torch.cat([high, (flat - high.float()).bfloat16()])  # (2 N, d_l)
-        columns, step = self.brief[level]
         upper, lower = (both @ columns).float().chunk(2)
         return (upper + lower) * (step / sigma)
 
@@ -131,35 +135,41 @@ class EigenBasis(nn.Module):
     def _rebuild(self, level: int, w: Tensor) -> Tensor:
         mean, basis, sigma = self.level(level)
         scaled = w[:, : len(sigma)] * sigma
-        if self.brief is None:
+        if self.laid_out is None:
             return scaled @ basis + mean
-        columns, step = self.brief[level]
+        columns, step = self.laid_out[level]
+        if columns.dtype == torch.float32:
+            parts = [F.linear(scaled * step, part) for part in columns.split(PRODUCT_ROWS)]
+            return torch.cat(parts, dim=1) + mean
         flat = columns @ (scaled * step).bfloat16().T  # (d_l, N): this way round it is fastest
         return flat.T.contiguous().float().add_(mean)
 
-    def shorten(self) -> None:
-        """Use bfloat16 products from now on, and let the float32 rows go.
+    def lay_out(self, dtype: torch.dtype) -> None:
+        """Use columns in `dtype`, bfloat16 or float32, from now on, and let the rows go.
 
-        A pass over the rows is limited by memory: with half the bytes, and matrix units where the
-        CPU has them, it takes an eighth of the time. The error is that of rounding each result once
-        (relative 0.002).
+        A pass over the rows is limited by memory. Columns are read in order, which takes half the
+        time in float32. In bfloat16, with half the bytes, and matrix units where the CPU has them,
+        it takes an eighth; the error is that of rounding each result once (relative 0.002).
         """
-        if self.brief is not None:
+        if self.laid_out is not None:
             return
-        brief: list[BriefLevel] = []
+        laid_out: list[LevelColumns] = []
         for level in range(len(self.components)):
             _, basis, _ = self.level(level)
-            step = torch.linalg.vector_norm(basis, torch.inf, dim=1).clamp_min(1e-12) / 127.0
             setattr(self, f"basis_{level}", basis.new_zeros(0, basis.shape[1]))
-            columns = basis.div_(step[:, None]).bfloat16().T.contiguous()
-            brief.append(BriefLevel(columns, step))
-        self.brief = tuple(brief)
+            if dtype == torch.float32:
+                columns, step = basis.T.contiguous(), basis.new_ones(len(basis))
+            else:
+                step = torch.linalg.vector_norm(basis, torch.inf, dim=1).clamp_min(1e-12) / 127.0
+                columns = basis.div_(step[:, None]).to(dtype).T.contiguous()
+            laid_out.append(LevelColumns(columns, step))
+        self.laid_out = tuple(laid_out)
 
-    def adopt(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Take int8 rows from a state dict of `quantise_bases` as they are, as `shorten` would.
+    def adopt(self, state: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """Take int8 rows from a state dict of `quantise_bases` as they are, as `lay_out` would.
 
-        Whole numbers up to 127 are exact in bfloat16. Making float32 rows of them first takes ten
-        times as long, and four times the memory.
+        Whole numbers up to 127 are exact in bfloat16. Making float32 rows of them first takes
+        several times as long, and twice the memory or more.
 
         Returns:
             The state dict that is left to load; the one given where its rows do not fit.
@@ -173,13 +183,13 @@ class EigenBasis(nn.Module):
             if rows.shape != own.shape or len(step) != len(own):
                 return dict(state)
             found.append((rows, step))
-        rest, brief = dict(state), list[BriefLevel]()
+        rest, laid_out = dict(state), list[LevelColumns]()
         for level, (rows, step) in enumerate(found):
-            brief.append(BriefLevel(rows.bfloat16().T.contiguous(), step.float()))
+            laid_out.append(LevelColumns(rows.T.contiguous().to(dtype), step.float()))
             del rest[f"basis.scale_{level}"]
             rest[f"basis.basis_{level}"] = step.new_zeros(0, rows.shape[1], dtype=torch.float32)
             setattr(self, f"basis_{level}", rest[f"basis.basis_{level}"])
-        self.brief = tuple(brief)
+        self.laid_out = tuple(laid_out)
         return rest
 
 
@@ -235,8 +245,12 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, added: Tensor | None = None) -> Tensor:
         """(N, Cin, h, w), codes (N, D) -> (N, Cout, h, w); `added` joins before the activation."""
-        x = self.conv(x, w) + self.bias[:, None, None]
-        return x if added is None else (x + added) * 0.5**0.5
+        x = self.conv(x, w)
+        if x.requires_grad or self.bias.requires_grad:
+            x = x + self.bias[:, None, None]
+            return x if added is None else (x + added) * 0.5**0.5
+        x = x.add_(self.bias[:, None, None])
+        return x if added is None else x.add_(added).mul_(0.5**0.5)
 
 
 class EigenSynthesis(NamedTuple):
@@ -273,9 +287,11 @@ class EigenGenerator(nn.Module):
             previous = width
 
     def prepare(self) -> None:
-        """Let the bases follow the features into bfloat16; the weights must not change after."""
-        if next(self.inputs.parameters()).dtype == torch.bfloat16:
-            self.basis.shorten()
+        """Lay the bases out for the features' precision; the weights must not change after."""
+        weight = next(self.inputs.parameters())
+        on_cpu = weight.device.type == "cpu"
+        if weight.dtype == torch.bfloat16 or (weight.dtype == torch.float32 and on_cpu):
+            self.basis.lay_out(weight.dtype)
 
     def forward(self, w_plus: Tensor) -> EigenSynthesis:
         """Render codes (N, 4, D)."""

@@ -26,6 +26,7 @@ from vidinvert.networks.warping import warp
 
 WARP_SCALE = 0.08
 CYCLES = 2
+WIDE = 256  # channels from which a head's float32 maps are one matrix product
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +106,14 @@ class Head(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, 3, H, W) float32.
 
-        In float32 the normalisation, the 3x3 convolution and the shortcut read `x` (N, C, H, W)
-        once: as one matrix product with nine taps and the shortcut for columns. The taps are then
-        shifted and summed; the shift of the normalisation is added before, so the border sees
-        zeros. In reduced precision the convolutions are cheap, and step by step takes half the
-        time; with gradients the taps would cost more in the backward pass.
+        In float32 the normalisation, the 3x3 convolution and the shortcut read a wide `x`
+        (N, C, H, W) once: as one matrix product with nine taps and the shortcut for columns. The
+        taps are then shifted and summed; the shift of the normalisation is added before, so the
+        border sees zeros. Of few channels, and in reduced precision, the convolutions are cheap,
+        and step by step takes half the time; with gradients the taps would cost more in the
+        backward pass.
         """
-        if x.requires_grad or x.dtype != torch.float32:
+        if x.requires_grad or x.dtype != torch.float32 or x.shape[1] < WIDE:
             return self._forward_plainly(x)
         count, channels, height, width = x.shape
         scale, shift = self.norm_in.scale_and_shift(x)
@@ -192,10 +194,10 @@ class AlignNet(nn.Module):
 
     def forward(self, x: Tensor, source: SourceFeatures) -> Field:
         """Compare the generator's features (N, C, r, r) with the source's."""
-        difference = normalise(x) - source.normalised
-        hidden = self._convolve_half(difference, 0) + source.convolved
+        difference = _add(normalise(x), source.normalised, alpha=-1)
+        hidden = _add(self._convolve_half(difference, 0), source.convolved)
         hidden = self.norm_out(self.conv_out(F.prelu(hidden, self.slope)))
-        maps = self.head(hidden + torch.cat([difference, source.normalised], dim=1))
+        maps = self.head(_add(hidden, torch.cat([difference, source.normalised], dim=1)))
         with torch.autocast(maps.device.type, enabled=False):
             flow, ood = maps.float().split((2, 1), dim=1)
             # Contiguous, for tanh over strides is computed number by number.
@@ -220,6 +222,13 @@ class AlignNet(nn.Module):
             return F.conv2d(x, self.conv_in.weight[:, channels], bias, padding=1)
         out = winograd.convolve(x, self.fast[half])
         return out if bias is None else out + bias[:, None, None]
+
+
+def _add(x: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Return x + alpha * other; without gradients in the place of `x`, which is lost."""
+    if x.requires_grad or other.requires_grad:
+        return torch.add(x, other, alpha=alpha)
+    return x.add_(other, alpha=alpha)
 
 
 class Level(nn.Module):
