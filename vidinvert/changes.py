@@ -31,7 +31,7 @@ from vidinvert.geometry import (
     split_motion,
     to_grey,
 )
-from vidinvert.methods import Method
+from vidinvert.methods import Method, sketch
 from vidinvert.mouths import OpenMouth, open_mouth, part_lips
 from vidinvert.types import (
     Alignment,
@@ -371,14 +371,17 @@ class ChangeStream:
         self, batch: NDArray[np.int64], edited: Tensor
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return the unedited pictures of a batch, and those of edited codes (N, L, D)."""
-        kept = self._face.unedited
+        kept = self._face.unedited if self._side is not None else None  # they are sketches
         if kept is not None and kept.hold(batch):
             return read_pictures(kept, batch), self._draw(edited)
         pictures = self._draw(torch.cat([self._face.inversion.latents.at(batch), edited]))
         return pictures[: len(batch)], pictures[len(batch) :]
 
     def _draw(self, codes: Tensor) -> NDArray[np.uint8]:
-        return images.to_uint8(self._method.generate(images.to_device(codes, self._device)))
+        """Return pictures (N, R, R, 3) of codes; sketches of them where flow is followed."""
+        codes = images.to_device(codes, self._device)
+        drawn = self._method.generate(codes) if self._side is None else sketch(self._method, codes)
+        return images.to_uint8(drawn)
 
 
 def _block_of(run: Interval, position: int) -> range:
@@ -427,7 +430,7 @@ def draw_unedited(
     positions: NDArray[np.int64] | None = None,
     device: torch.device | str = "cpu",
 ) -> KeptPictures:
-    """Draw the pictures of a track's codes that every edit of it starts from, and keep them.
+    """Sketch the pictures of a track's codes that every edit of it starts from, and keep them.
 
     Args:
         latents: the codes as they are rendered: steadied.
@@ -441,7 +444,7 @@ def draw_unedited(
     encoded = [b""] * count
     for start in range(0, len(positions), batch_size):
         batch = positions[start : start + batch_size]
-        pictures = images.to_uint8(method.generate(latents.at(batch).to(device)))
+        pictures = images.to_uint8(sketch(method, latents.at(batch).to(device)))
         for position, picture in zip(batch.tolist(), pictures, strict=True):
             encoded[position] = images.encode_png(picture)
     return KeptPictures(encoded=tuple(encoded), codes_sha256=latents.sha256)

@@ -6,6 +6,7 @@ stdout carries results, stderr progress and errors.
 
 import argparse
 import atexit
+import gc
 import os
 import signal
 import sys
@@ -21,6 +22,9 @@ from vidinvert.version import VERSION
 __all__ = ["DONE", "FAILED", "INTERRUPTED", "TERMINATED", "USAGE", "build_parser", "enter", "main"]
 
 LARGEST_PICTURE = "100000000"  # pixels; the largest cameras have as many
+# Objects made between two searches for garbage: loading torch makes a million that stay, and to
+# look through them again and again takes a third of a second.
+GARBAGE_AFTER = 100_000
 DONE, FAILED, USAGE, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
@@ -65,6 +69,7 @@ def enter() -> NoReturn:
     then the system takes its memory at once, where Python and torch would take every object of
     theirs apart for more than a second.
     """
+    gc.set_threshold(GARBAGE_AFTER)
     ended: list[int] = []
     atexit.register(_leave, ended)  # the first that is registered is the last that is called
     status = main()  # usage errors leave from here, before anything large was loaded

@@ -329,6 +329,8 @@ def method_from(options: argparse.Namespace) -> str:
 
 def load_models(options: argparse.Namespace) -> "Models":
     """Load the face pack that the options name, on the device they choose."""
+    from concurrent.futures import ThreadPoolExecutor
+
     from vidinvert.cli.device import (
         check_graphs,
         choose_devices,
@@ -336,21 +338,24 @@ def load_models(options: argparse.Namespace) -> "Models":
         keep_memory,
         share_threads,
     )
+    from vidinvert.media import load_shot_library
     from vidinvert.pipeline import load_pack
 
     keep_memory()
     workers = share_threads(options.threads, pack=options.pack)
     devices = choose_devices(options.device)
-    return load_pack(
-        options.pack,
-        method=method_from(options),
-        device=",".join(devices),
-        precision=choose_precision(options.precision, devices[0]),
-        min_score=options.min_score,
-        min_size=options.min_size,
-        workers=workers,
-        cuda_graphs=check_graphs(options.cuda_graphs, devices),
-    )
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(load_shot_library)
+        return load_pack(
+            options.pack,
+            method=method_from(options),
+            device=",".join(devices),
+            precision=choose_precision(options.precision, devices[0]),
+            min_score=options.min_score,
+            min_size=options.min_size,
+            workers=workers,
+            cuda_graphs=check_graphs(options.cuda_graphs, devices),
+        )
 
 
 def plans_from(options: argparse.Namespace) -> "Plans":

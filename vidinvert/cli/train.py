@@ -19,6 +19,7 @@ STAGES = (
     "directions",
     "motions",
     "generator",
+    "sketch",
     "samm",
     "diffcam",
     "deghost",
@@ -54,6 +55,7 @@ RESULTS = {
     "directions": "directions/attributes.npz",
     "motions": "motions/motions.safetensors",
     "generator": "generator/figures.json",
+    "sketch": "sketch/figures.json",
     "samm": "samm/figures.json",
     "diffcam": "diffcam/figures.json",
     "deghost": "deghost/figures.json",
@@ -113,7 +115,7 @@ def add_parser(commands: Any) -> None:
         "Each continues from its checkpoint if it was interrupted. `pack` runs those that are not "
         "done, puts the pack together and measures it; `assemble` does only the last two, and "
         "`appraise` measures WORK/pack alone. Started by torchrun, "
-        "all but `codes` and `directions` use a process a device.",
+        "all but `codes`, `directions`, `motions` and `sketch` use a process a device.",
     )
     parser.add_argument("stage", choices=tuple(ORDERS), help="one stage, or `pack` for all")
     parser.add_argument(
@@ -130,7 +132,7 @@ def add_parser(commands: Any) -> None:
         dest="start",
         metavar="PACK",
         help="go on from the autoencoder, SAMM and the detector of this pack; `directions`, "
-        "`diffcam`, `deghost`, the encoders and `assemble` take from it what the work folder lacks",
+        "`sketch`, `diffcam`, `deghost`, the encoders and `assemble` take from it what the work folder lacks",
     )
     parser.add_argument(
         "--size", type=int, choices=(64, 128, 256), default=64, help="of stylegan2's pictures (64)"
@@ -229,6 +231,7 @@ def _run_stage(
         pack,
         points,
         samm_stage,
+        sketch,
         stages,
     )
     from vidinvert.training.loop import Schedule
@@ -251,6 +254,10 @@ def _run_stage(
             if start is not None:
                 stages.unpack(start, work)
             return motion_stage.fit_motions(work, faces, helpers)
+        if stage == "sketch":
+            return sketch.fit_sketch(
+                work, faces, start=start, seed=options.seed, progress=bar.count
+            )
         if stage == "calibrate":
             return samm_stage.calibrate_samm(
                 work, faces, start=start, seed=options.seed, progress=bar.count

@@ -9,7 +9,7 @@ from vidinvert.media.hardware import HardwareDecoder, check_hardware
 from vidinvert.media.joining import SEGMENT_FRAMES, SegmentedWriter
 from vidinvert.media.overlap import divide_threads, map_ahead, read_ahead
 from vidinvert.media.probe import probe
-from vidinvert.media.shots import ShotDetector
+from vidinvert.media.shots import ShotDetector, load_shot_library
 from vidinvert.media.sound import SoundComparison, compare_sound
 from vidinvert.media.targets import MUXERS, PendingFile, check_target
 
@@ -33,6 +33,7 @@ __all__ = [
     "decode",
     "divide_threads",
     "has_encoder",
+    "load_shot_library",
     "map_ahead",
     "probe",
     "read_ahead",

@@ -1,6 +1,7 @@
 """Find the cuts of a clip while its frames pass by."""
 
 from itertools import pairwise
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,6 +15,18 @@ _WINDOW = 2  # frames before and after that a change is compared with
 _MIN_FRAMES = 3  # a flash is no shot
 _SAME_PLACE = 0.5  # correlation of the fine structure from which the picture is still the same
 _FINE = 4.0  # pixels: what is coarser counts as light, not as structure
+
+
+def load_shot_library() -> tuple[Any, Any]:
+    """Import PySceneDetect, once; returns its `FrameTimecode` and `AdaptiveDetector`.
+
+    Not at the top: it takes a quarter of a second, most of which it waits for a program that it
+    starts, and much of the room has no use for it. So it may be called early, beside other work.
+    """
+    from scenedetect import FrameTimecode
+    from scenedetect.detectors import AdaptiveDetector
+
+    return FrameTimecode, AdaptiveDetector
 
 
 class ShotDetector:
@@ -33,12 +46,8 @@ class ShotDetector:
     """
 
     def __init__(self) -> None:
-        # Imported here: it takes half a second, and most of the room has no use for it.
-        from scenedetect import FrameTimecode
-        from scenedetect.detectors import AdaptiveDetector
-
-        self._timecode = FrameTimecode
-        self._detector = AdaptiveDetector(window_width=_WINDOW, min_scene_len=_MIN_FRAMES)
+        self._timecode, detector = load_shot_library()
+        self._detector = detector(window_width=_WINDOW, min_scene_len=_MIN_FRAMES)
         self._offset = 0  # index of the frame that the detector counts as 0
         self._looked_at = 0
         self._last: UInt8Array | None = None

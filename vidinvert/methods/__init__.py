@@ -21,6 +21,7 @@ from vidinvert.methods import (
 from vidinvert.methods.cuda_graphs import CudaCapture
 from vidinvert.methods.divided import DividedMethod
 from vidinvert.methods.graphed import TOLERANCE, GraphedMethod
+from vidinvert.methods.sketched import Sketcher, sketch
 from vidinvert.methods.timed import TimedMethod
 from vidinvert.types import Embedding, FacePack, Synthesis
 
@@ -35,10 +36,12 @@ __all__ = [
     "Loader",
     "Method",
     "Refiner",
+    "Sketcher",
     "describe_graphs",
     "divide_method",
     "graph_method",
     "load_method",
+    "sketch",
     "time_method",
 ]
 

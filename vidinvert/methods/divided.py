@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vidinvert import images
+from vidinvert.methods.sketched import sketch
 from vidinvert.types import Embedding, Synthesis
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ class DividedMethod:
         """Render codes (N, L, D) by the generator alone, on the CPU."""
         method, device = self._own()
         return method.generate(images.to_device(w_plus, device)).cpu()
+
+    def sketch(self, w_plus: Tensor) -> Tensor:
+        """Render codes (N, L, D) as `methods.sketch`, on the CPU."""
+        method, device = self._own()
+        return sketch(method, images.to_device(w_plus, device)).cpu()
 
     def _own(self) -> "tuple[Method, torch.device]":
         number = self._turns.number

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vidinvert.checkpoints import fill_module, load_part, select
-from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
+from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder, half_readout
 from vidinvert.networks.eigen import EigenGenerator, restore_bases
 from vidinvert.networks.eigen_samm import (
     align_decoder,
@@ -63,6 +63,10 @@ class EigenSamm:
         """Render codes (N, L, D) without a source."""
         return self.decoder(self.generator(w_plus).latents.to(self.dtype)).float()
 
+    def sketch(self, w_plus: Tensor) -> Tensor:
+        """Render codes (N, L, D) at half the size, nearly as `generate`."""
+        return self.decoder.sketch(self.generator(w_plus).latents.to(self.dtype)).float()
+
     def draw(self, count: int, *, seed: int = 0, truncation: float = 0.7) -> Tensor:
         """Draw codes (count, L, D) of faces of nobody: Gaussian, as the codes of real faces are.
 
@@ -99,7 +103,10 @@ def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenSamm:
 def load_networks(
     pack: FacePack, device: torch.device, dtype: torch.dtype
 ) -> tuple[FaceEncoder, FaceDecoder, EigenGenerator]:
-    """Load what every method on a pack of kind eigen needs: `autoencoder` and `generator`."""
+    """Load what every method on a pack of kind eigen needs: `autoencoder` and `generator`.
+
+    And `sketch`, where the pack has it; see `FaceDecoder.sketch`.
+    """
     components = [int(count) for count in pack.settings["components"]]
     encoder, decoder = FaceEncoder(), FaceDecoder()
     generator = EigenGenerator(components, style_width=pack.style_width)
@@ -112,6 +119,10 @@ def load_networks(
         (generator, "generator", restore_bases(codes)),
     ):
         fill_part(module, state, pack, part, device, dtype)
+    if "sketch" in pack.files:
+        readout = half_readout()
+        fill_part(readout, load_part(pack, "sketch"), pack, "sketch", device, dtype)
+        decoder.readout = readout
     return encoder, decoder, generator
 
 

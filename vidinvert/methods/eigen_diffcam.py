@@ -97,6 +97,11 @@ class EigenDiffCam:
         latents = self.bank.generator(w_plus).latents
         return self.bank.decoder(latents.to(self.dtype)).float()
 
+    def sketch(self, w_plus: Tensor) -> Tensor:
+        """Render codes (N, L, D) at half the size, nearly as `generate`."""
+        latents = self.bank.generator(w_plus).latents
+        return self.bank.decoder.sketch(latents.to(self.dtype)).float()
+
     def _look(self, w_plus: Tensor, edited: Tensor) -> tuple[Tensor, Tensor]:
         """Return the edited codes as they are mapped, and which classes are applied: (N, K) bool.
 

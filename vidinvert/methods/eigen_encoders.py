@@ -85,6 +85,10 @@ class EigenEncoders:
         """Render codes (N, L, D)."""
         return self.decoder(self.generator(w_plus).latents.to(self.dtype)).float()
 
+    def sketch(self, w_plus: Tensor) -> Tensor:
+        """Render codes (N, L, D) at half the size, nearly as `generate`."""
+        return self.decoder.sketch(self.generator(w_plus).latents.to(self.dtype)).float()
+
 
 def load_e4e(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenEncoders:
     """Load e4e: files `autoencoder`, `generator` and `e4e`."""

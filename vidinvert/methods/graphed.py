@@ -14,10 +14,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from vidinvert.methods.sketched import sketch
 from vidinvert.methods.wrapped import WrappedMethod
 from vidinvert.types import Embedding, Synthesis
 
-PASSES = ("embed", "find_mask", "synthesise", "generate")
+PASSES = ("embed", "find_mask", "synthesise", "generate", "sketch")
 MOST_GRAPHS = 8  # a method; each keeps its inputs and outputs, and all share what lies between
 # Largest relative L2 difference between a replay and the eager run, by the features' precision.
 # The same kernels give the same bits; another algorithm of a convolution rounds otherwise, in bf16
@@ -114,6 +115,10 @@ class GraphedMethod(WrappedMethod):
         """Render codes (N, L, D) by the generator alone."""
         return self._run("generate", self._generate, (w_plus,))[0]
 
+    def sketch(self, w_plus: Tensor) -> Tensor:
+        """Render codes (N, L, D) as `methods.sketch`."""
+        return self._run("sketch", self._sketch, (w_plus,))[0]
+
     def describe(self) -> dict[str, Any]:
         """Say what is recorded and what is not, for a report.
 
@@ -143,6 +148,9 @@ class GraphedMethod(WrappedMethod):
 
     def _generate(self, w_plus: Tensor) -> tuple[Tensor, ...]:
         return (self.method.generate(w_plus),)
+
+    def _sketch(self, w_plus: Tensor) -> tuple[Tensor, ...]:
+        return (sketch(self.method, w_plus),)
 
     def _run(self, name: str, function: Pass, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if torch.is_grad_enabled() and any(one.requires_grad for one in inputs):

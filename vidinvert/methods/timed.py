@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vidinvert.clock import Clock
+from vidinvert.methods.sketched import sketch
 from vidinvert.methods.wrapped import WrappedMethod
 from vidinvert.types import Embedding, Synthesis
 
@@ -34,3 +35,8 @@ class TimedMethod(WrappedMethod):
         """Render codes (N, L, D) by the generator alone, as `networks: draw`."""
         with self.clock.measure("networks: draw"):
             return self.method.generate(w_plus)
+
+    def sketch(self, w_plus: Tensor) -> Tensor:
+        """Render codes (N, L, D) as `methods.sketch`, as `networks: draw`."""
+        with self.clock.measure("networks: draw"):
+            return sketch(self.method, w_plus)

@@ -46,6 +46,7 @@ NAME, VERSION = "mini", "0.1.0"
 LICENSE = "CC-BY-NC-SA-4.0"
 SUMMARY = "Small 256 px face pack trained by vidinvert's own recipes; non-commercial"
 STAGES = ("autoencoder", "generator", "samm")
+FITTED = ("sketch",)  # in closed form, to the autoencoder: a pack may lack them
 OPTIONAL = ("diffcam", "deghost", *ENCODERS)  # of methods beyond SAMM: a pack may lack them
 FOUND_BY = ("detector", "points")  # what finds faces, in one file
 CURVE_POINTS = 60
@@ -120,7 +121,7 @@ def write_mini(work: Path, faces: FaceSet, *, start: FacePack | None = None) -> 
         return _update(work, start)
     target = work / "pack"
     (target / "detector").mkdir(parents=True, exist_ok=True)
-    trained = (*STAGES, *(stage for stage in OPTIONAL if _trained(work, stage)))
+    trained = (*STAGES, *(stage for stage in (*FITTED, *OPTIONAL) if _trained(work, stage)))
     for stage in trained:
         _write_part(work, stage, target)
     directions = _write_directions(work, target)
@@ -177,8 +178,9 @@ def keep_curves(work: Path, target: Path, stages: Iterable[str]) -> None:
 
 
 def _trained(work: Path, stage: str) -> bool:
-    """Say whether a stage left weights of its own: was trained, or its masks calibrated."""
-    return any((work / stage / name).is_file() for name in ("checkpoint.pt", CALIBRATION))
+    """Say whether a stage left weights of its own: was trained, fitted, or its masks calibrated."""
+    signs = ("weights.safetensors",) if stage in FITTED else ("checkpoint.pt", CALIBRATION)
+    return any((work / stage / name).is_file() for name in signs)
 
 
 def _write_part(work: Path, stage: str, target: Path) -> None:
@@ -229,11 +231,14 @@ def _update(work: Path, start: FacePack) -> FacePack:
     shutil.copytree(start.directory, target, ignore=shutil.ignore_patterns("__pycache__"))
     described = tomllib.loads((target / PACK_FILE).read_text("utf-8"))
     directions, provenance = described.get("directions", {}), described.get("provenance", {})
-    again = [stage for stage in (*STAGES, *OPTIONAL) if _trained(work, stage)]
+    again = [stage for stage in (*STAGES, *FITTED, *OPTIONAL) if _trained(work, stage)]
+    files = {part: entry["path"] for part, entry in described["files"].items()}
+    if "autoencoder" in again:  # what was fitted to the earlier one holds no more
+        for part in (part for part in FITTED if part in files):
+            (target / files.pop(part)).unlink()
     for stage in again:
         _write_part(work, stage, target)
-    files = {part: entry["path"] for part, entry in described["files"].items()}
-    files |= {stage: f"{stage}.safetensors" for stage in again}
+        files[stage] = f"{stage}.safetensors"
     if (work / "directions" / "directions.safetensors").is_file():
         directions = _write_directions(work, target)
     files |= write_motions(work, target)
@@ -437,7 +442,7 @@ def _stage_history(work: Path, stage: str) -> dict[str, Any]:
 
 def _figures(work: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    for stage in (*STAGES, *OPTIONAL, *FOUND_BY):
+    for stage in (*STAGES, *FITTED, *OPTIONAL, *FOUND_BY):
         path = work / stage / "figures.json"
         if path.is_file():
             for name, value in json.loads(path.read_text("utf-8")).items():
