@@ -50,7 +50,7 @@ class Analysis:
     """What was measured in a clip before anything is edited: steadied crops, codes and masks.
 
     Codes and masks are as measured; `frames` is the part of the clip that was looked at.
-    `unedited`: per track the generator's pictures of its steadied codes, None = not drawn.
+    `unedited`: per track sketches of its steadied codes, None = not drawn.
     """
 
     info: VideoInfo

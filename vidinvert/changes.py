@@ -58,7 +58,7 @@ BROAD = 0.05  # of the crop's side: changes of light beyond this size are broad
 SWEEP = 0.02  # of the crop's side: over which motion is averaged, where colours are kept
 BROAD_LIGHT = 6.0  # grey levels at which a broad change of light is halved
 LIPS_KEPT = 0.8  # of what an edit that keeps colours would change on lips: they stay as they are
-APART = 0.126  # seconds, three frames of film: codes, masks and changes are found no farther apart
+APART = 0.21  # seconds, five frames of film: what an edit changes is found no farther apart
 LEAD = 4.0  # time constants around a block that count: what is beyond weighs below 2 %
 
 
@@ -122,7 +122,7 @@ class ChangeStream:
         clock: Clock | None = None,
     ) -> None:
         self._face, self._method, self._device = face, method, device
-        self._batch_size = batch_size
+        self._pairs = max(1, batch_size // 2)  # unedited and edited pictures share a batch
         self._kept: dict[int, Tensor] = {}
         self._pool, self._ahead = pool, ahead
         self._clock = Clock() if clock is None else clock
@@ -146,7 +146,7 @@ class ChangeStream:
             )
         if self._opening is not None:
             self._motion = self._opening.rest
-        follows = _follows(face.change_filter, face.inversion) and face.seconds is not None
+        follows = follows_pictures(face.change_filter, face.inversion) and face.seconds is not None
         self._guide = face.inversion.mask.guide if follows else None
         self._side = None if self._guide is None else int(self._guide.shape[-1])
         grid = drawn_positions(
@@ -278,7 +278,9 @@ class ChangeStream:
         around = range(max(first, run.start), min(last, run.stop))
         self._forget(around.start)
         # Asked for first: what is drawn ahead for later blocks would be done before them.
-        links = self._link([place for place in around[:-1] if place not in self._links], filter_, guide)
+        links = self._link(
+            [place for place in around[:-1] if place not in self._links], filter_, guide
+        )
         side = int(guide.shape[-1])
         fields = torch.zeros(len(around), 5, side, side)
         for k, place in enumerate(around):
@@ -327,18 +329,18 @@ class ChangeStream:
         if place == len(self._grid) or self._grid[place] != position:
             self._kept.update(self._measure(np.array([position])))
             return
-        number = place // self._batch_size
+        number = place // self._pairs
         if self._pool is None:
             self._kept.update(self._measure(self._batch(number)))
             return
-        last = min(number + self._ahead, (len(self._grid) - 1) // self._batch_size)
+        last = min(number + self._ahead, (len(self._grid) - 1) // self._pairs)
         for coming in range(number, last + 1):
             if coming not in self._coming:
                 self._coming[coming] = self._pool.submit(self._measure, self._batch(coming))
         self._kept.update(self._coming.pop(number).result())
 
     def _batch(self, number: int) -> NDArray[np.int64]:
-        return self._grid[number * self._batch_size : (number + 1) * self._batch_size]
+        return self._grid[number * self._pairs : (number + 1) * self._pairs]
 
     @torch.inference_mode()
     def _measure(self, batch: NDArray[np.int64]) -> dict[int, Tensor]:
@@ -387,12 +389,13 @@ class ChangeStream:
 def _block_of(run: Interval, position: int) -> range:
     """Return the block of a run's positions that one belongs to, wherever rendering began."""
     start, least = run.start, min(FIRST_BLOCK, BLOCK)
-    size = least
-    while position >= start + size:
-        start, size = start + size, min(2 * size, BLOCK)
+    longest = least
+    while True:
         left = run.stop - start
-        size = min(size, max(least, left // 2)) if left > 3 * least // 2 else left
-    return range(start, min(start + size, run.stop))
+        size = left if left <= 3 * least // 2 else min(longest, max(least, left // 2))
+        if position < start + size:
+            return range(start, start + size)
+        start, longest = start + size, min(2 * longest, BLOCK)
 
 
 def drawn_positions(
@@ -410,13 +413,16 @@ def drawn_positions(
         seconds: (T,) presentation times of the track's frames.
         intervals: the track's unbroken runs.
     """
-    if not _follows(filter_, inversion) or seconds is None:
+    if not follows_pictures(filter_, inversion) or seconds is None:
         return np.ones(len(inversion.latents.indices), np.bool_)
     return measured_positions(seconds, intervals, apart_seconds=APART)
 
 
-def _follows(filter_: GaussianFilter | FlowFilter | None, inversion: Inversion) -> bool:
-    """Whether changes are averaged along the flow of the track's own pictures."""
+def follows_pictures(filter_: GaussianFilter | FlowFilter | None, inversion: Inversion) -> bool:
+    """Whether changes are averaged along the flow of the track's own pictures.
+
+    Then they are measured on sketches, at a part of the frames; otherwise on whole pictures of all.
+    """
     flows = isinstance(filter_, FlowFilter) and filter_.time_seconds > 0
     return flows and inversion.mask.guide is not None
 
@@ -451,7 +457,7 @@ def draw_unedited(
 
 
 def read_pictures(kept: KeptPictures, positions: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return the kept pictures at K of the track's positions: (K, R, R, 3).
+    """Return the kept pictures at K of the track's positions: (K, r, r, 3).
 
     Raises:
         AnalysisError: one of them is damaged.

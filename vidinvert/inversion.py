@@ -23,7 +23,6 @@ from stabilizers import (
     smooth_similarities,
 )
 from vidinvert import images
-from vidinvert.changes import APART
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import quad_from_crop, quick_flow
 from vidinvert.media import map_ahead
@@ -40,6 +39,7 @@ from vidinvert.types import (
     SteadiedMasks,
 )
 
+APART = 0.126  # seconds, three frames of film: codes and masks are found no farther apart
 LANDMARK_FILTER = GaussianFilter(sigma_seconds=0.2)  # of where motions take hold
 KEY_FILTER = GaussianFilter(sigma_seconds=0.1)  # of where the face is then
 MOUTH_FILTER = GaussianFilter(sigma_seconds=0.03)  # of where lips part
@@ -216,7 +216,7 @@ def choose_measured(
     """Choose the positions (T,) of a track at which its crops are inverted.
 
     Where codes, masks and changes are all averaged over time anyway, frames up to `APART` apart say
-    what there is to say: those whose change is drawn (`changes.drawn_positions`).
+    what there is to say.
 
     Args:
         alignment: the track's crops.

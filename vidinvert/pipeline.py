@@ -17,7 +17,7 @@ import torch
 
 from stabilizers import Interval, intervals_from_indices
 from vidinvert.analysis import Analysis, check_analysis_target, read_analysis, write_analysis
-from vidinvert.changes import EditedFace, draw_unedited, drawn_positions
+from vidinvert.changes import EditedFace, draw_unedited, drawn_positions, follows_pictures
 from vidinvert.checkpoints import find_pack, load_directions, load_landmark_readout
 from vidinvert.clock import Clock
 from vidinvert.corrections import find_painted, paint_masks, shape_mask
@@ -97,7 +97,7 @@ from vidinvert.types import (
 from vidinvert.version import VERSION
 
 Progress = Callable[[str, int, int], None]  # stage, frames done, frames in all
-LARGEST_KEPT = 512  # side of crops whose generated pictures are kept with an analysis
+LARGEST_KEPT = 512  # side of crops whose sketched pictures are kept with an analysis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -380,7 +380,7 @@ def measure_video(
 
 
 def draw_analysis(analysis: Analysis, pack: Models, plans: Plans) -> Analysis:
-    """Add what edits would make again and again: steadied masks, and pictures of steadied codes.
+    """Add what edits would make again and again: steadied masks, and sketches of steadied codes.
 
     Large pictures are left out: their file would grow by megabytes a frame, and beside SAMM's own
     work at that size drawing them again is little.
@@ -398,13 +398,16 @@ def draw_analysis(analysis: Analysis, pack: Models, plans: Plans) -> Analysis:
     analysis = replace(analysis, inversions=steadied)
     if pack.method.crop_size > LARGEST_KEPT:
         return analysis
-    pictures: list[KeptPictures] = []
+    pictures: list[KeptPictures | None] = []
+    change = plans.stabilizer.change
     for inversion, kept in zip(analysis.inversions, analysis.unedited, strict=True):
         steady = stabilise_latents(inversion.latents, seconds, plans.stabilizer, shots=shots)
-        if kept is None or not kept.fits(steady):
+        if not follows_pictures(change, inversion):
+            kept = None
+        elif kept is None or not kept.fits(steady):
             drawn = drawn_positions(
                 inversion,
-                plans.stabilizer.change,
+                change,
                 seconds=seconds[steady.indices],
                 intervals=intervals_from_indices(steady.indices, cuts=shots),
             )

@@ -395,9 +395,9 @@ class MovedLatents:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptPictures:
-    """The generator's pictures of a track's codes, each a PNG file in memory: lossless.
+    """Sketches of a track's codes (`methods.sketch`), each a PNG file in memory: lossless.
 
-    `encoded`: T files of (R, R, 3), empty where none was drawn; `codes_sha256`: of the codes
+    `encoded`: T files of (r, r, 3), empty where none was drawn; `codes_sha256`: of the codes
     (T, L, D) that they show.
     """
 

@@ -23,10 +23,9 @@ from stabilizers import (
 from stabilizers.metrics import mask_flicker, mask_iou, temporal_iou
 from tests.mini import mini
 from vidinvert import Plans, images, probe
-from vidinvert.changes import APART
 from vidinvert.faces import align
 from vidinvert.geometry import optical_flow, quick_flow
-from vidinvert.inversion import invert, stabilise_alignment
+from vidinvert.inversion import APART, invert, stabilise_alignment
 from vidinvert.media import decode
 from vidinvert.pipeline import find_tracks
 from vidinvert.training.occluders import glasses, hand, lettering

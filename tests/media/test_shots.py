@@ -1,10 +1,12 @@
 """Finding cuts in a stream of frames."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
 from stabilizers import Interval
-from vidinvert.media import ShotDetector
+from vidinvert.media import ShotDetector, load_shot_library
 from vidinvert.types import FrameBatch
 
 
@@ -82,3 +84,10 @@ def test_a_gap_between_frames_is_a_mistake():
     detector.add(FrameBatch(frames=frames[:4], indices=np.arange(4)))
     with pytest.raises(ValueError, match="frame 5 was given, expected frame 4: add all in order"):
         detector.add(FrameBatch(frames=frames[5:], indices=np.arange(5, 10)))
+
+
+def test_the_library_is_loaded_once_whoever_asks_first():
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(load_shot_library) for _ in range(2)]
+    assert both[0].result() == both[1].result() == load_shot_library()
+    assert load_shot_library()[1].__name__ == "AdaptiveDetector"

@@ -13,7 +13,7 @@ from tests.methods.recorder import Recorder
 from tests.methods.test_encoder_packs import packs  # noqa: F401 - a fixture
 from tests.methods.test_stylegan2_packs import pack as stylegan2_pack  # noqa: F401 - a fixture
 from vidinvert.checkpoints import find_pack
-from vidinvert.methods import GraphedMethod, graph_method, load_method
+from vidinvert.methods import GraphedMethod, graph_method, load_method, sketch
 from vidinvert.methods.cuda_graphs import CudaCapture
 from vidinvert.networks.ops import blur
 
@@ -88,6 +88,7 @@ def on_meta(monkeypatch):
             method.find_mask(embedding)
             method.synthesise(embedding, embedding.w_plus + 0.1)
             method.generate(embedding.w_plus)
+            sketch(method, embedding.w_plus)
         assert calls.calls > 100
         return calls.seen + places.seen
 

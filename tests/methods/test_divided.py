@@ -29,6 +29,13 @@ def named(count):
     return DividedMethod(methods=methods, devices=(torch.device("cpu"),) * count)
 
 
+def test_sketches_are_the_copies_own_or_else_whole_pictures():
+    divided = named(1)
+    assert divided.sketch(torch.zeros(2, 1, 2)).shape == (2, 3, 8, 8)
+    divided.methods[0].sketch = lambda w_plus: torch.ones(len(w_plus), 3, 4, 4)
+    assert divided.sketch(torch.zeros(2, 1, 2)).shape == (2, 3, 4, 4)
+
+
 def test_threads_take_the_copies_in_turn_and_keep_theirs():
     divided, drawn = named(2), []
 

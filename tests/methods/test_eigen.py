@@ -2,12 +2,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.nn import functional as F
 
+from tests.mini import mini
 from tests.training.tiny import drawn_crop, random_basis
 from vidinvert import images
 from vidinvert.checkpoints import write_pack
+from vidinvert.clock import Clock
 from vidinvert.errors import KeyMismatchError, MissingError
-from vidinvert.methods import load_method
+from vidinvert.methods import Sketcher, load_method, sketch, time_method
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
 from vidinvert.networks.eigen import EigenGenerator
 from vidinvert.networks.eigen_samm import COMPARED, eigen_samm
@@ -175,3 +178,22 @@ def test_a_pack_that_says_nothing_of_it_has_two_levels_that_compare_in_all_chann
     pack = write_eigen_pack(tmp_path, compared=(None, None))
     levels = load_method(pack, method="samm").samm.levels
     assert [level.align.channels for level in levels] == [128, 64]
+
+
+@torch.inference_mode()
+def test_the_shipped_packs_sketches_are_its_pictures_at_half_the_size():
+    for name in ("samm", "e4e", "diffcam"):
+        method = load_method(mini().pack, method=name)
+        assert isinstance(method, Sketcher)
+        codes = mini().method.draw(4, seed=3)
+        sketched, drawn = method.sketch(codes), F.avg_pool2d(method.generate(codes), 2)
+        assert sketched.shape == (4, 3, 128, 128)
+        assert 10 * torch.log10(4.0 / (sketched - drawn).square().mean()) > 38.0
+        timed = time_method(method, Clock())
+        assert torch.equal(sketch(timed, codes), sketched)
+
+
+@torch.inference_mode()
+def test_a_pack_without_a_readout_sketches_by_shrinking(pack):
+    method, codes = load_method(pack, method="samm"), torch.zeros(2, 4, 8)
+    assert torch.equal(method.sketch(codes), F.avg_pool2d(method.generate(codes), 2))

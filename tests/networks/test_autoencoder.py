@@ -1,8 +1,12 @@
+from copy import deepcopy
+
 import pytest
 import torch
+from torch.nn import functional as F
 
-from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder
+from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder, half_readout
 from vidinvert.networks.eigen_samm import align_decoder, eigen_samm, source_features
+from vidinvert.networks.ops import prepare, set_precision
 
 
 @pytest.fixture(scope="module")
@@ -66,3 +70,36 @@ def test_the_decoder_is_aligned_at_an_eighth_a_quarter_and_a_half(networks):
     for field in aligned.fields:
         assert 0.0 <= field.ood.min() <= field.ood.max() <= 1.0
         assert field.flow.abs().max() <= 0.08 + 1e-6
+
+
+@torch.inference_mode()
+def test_a_prepared_decoder_draws_the_same(networks):
+    latents = networks[0](random_images(2, 64, 48)).latents
+    prepared = deepcopy(networks[1])
+    set_precision(prepared, torch.float32)
+    prepare(prepared)
+    assert prepared.doubling is not None
+    torch.testing.assert_close(prepared(latents), networks[1](latents), rtol=0, atol=2e-5)
+
+
+def test_a_prepared_decoder_still_passes_gradients(networks):
+    latents = networks[0](random_images(1)).latents.detach().requires_grad_()
+    prepared = deepcopy(networks[1])
+    prepare(prepared)
+    slopes = [
+        torch.autograd.grad(decoder(latents).square().mean(), latents)[0]
+        for decoder in (prepared, networks[1])
+    ]
+    torch.testing.assert_close(slopes[0], slopes[1])
+
+
+@torch.inference_mode()
+def test_a_sketch_is_the_picture_at_half_the_size(networks):
+    latents, decoder = networks[0](random_images(2, 64, 48)).latents, deepcopy(networks[1])
+    shrunk = F.avg_pool2d(decoder(latents), 2)
+    assert torch.equal(decoder.sketch(latents), shrunk)
+    decoder.readout = half_readout()
+    features = decoder.stage_quarter(decoder.stage_eighth(latents))
+    read = decoder.sketch(latents)
+    assert read.shape == shrunk.shape
+    torch.testing.assert_close(read[..., 1::2, ::2], decoder.readout(features)[:, [2, 6, 10]])

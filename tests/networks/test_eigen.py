@@ -164,7 +164,26 @@ def test_bfloat16_products_with_a_quantised_basis_err_by_rounding_alone():
         assert seen.dtype == torch.float32
 
 
-def test_adopted_int8_rows_are_those_that_shortening_makes():
+def test_float32_columns_give_the_products_of_rows():
+    stored = quantise_bases(
+        {f"basis.{name}": value for name, value in random_basis().state_dict().items()}
+    )
+    restored = {k.removeprefix("basis."): v for k, v in restore_bases(stored).items()}
+    rows, columns, adopted = random_basis(), random_basis(), random_basis()
+    for basis in (rows, columns):
+        basis.load_state_dict(restored)
+    columns.lay_out(torch.float32)
+    rest = adopted.adopt(stored, torch.float32)
+    adopted.load_state_dict({k.removeprefix("basis."): v for k, v in rest.items()})
+    codes, latents = random_codes(3), random_latents(3)
+    for basis in (columns, adopted):
+        assert basis.level(3)[1].numel() == 0  # the rows are let go
+        for seen, wanted in zip(basis.bands(codes), rows.bands(codes), strict=True):
+            torch.testing.assert_close(seen, wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(basis.codes(latents), rows.codes(latents), rtol=1e-5, atol=1e-5)
+
+
+def test_adopted_int8_rows_are_those_that_laying_out_makes():
     state = {f"basis.{name}": value for name, value in random_basis().state_dict().items()}
     stored = quantise_bases(state)
     adopted, shortened = random_basis(), random_basis()

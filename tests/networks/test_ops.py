@@ -27,6 +27,14 @@ def test_modulated_convolution_equals_the_grouped_form(upsample, demodulate, pre
     torch.testing.assert_close(seen, wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_doubling_and_a_convolution_are_one_transposed_convolution():
+    x, weight, bias = random(2, 5, 6, 7), random(4, 5, 3, 3, seed=1), random(4, seed=2)
+    wanted = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1)
+    merged = ops.merge_doubling(weight)
+    seen = F.conv_transpose2d(x, merged, bias, stride=2, padding=1)
+    torch.testing.assert_close(seen, wanted, rtol=1e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("padding", [(1, 1, 1, 1), (2, 1, 2, 1), (0, 3, 2, 1)])
 def test_blur_equals_the_sum_of_its_taps(padding):
     x = random(2, 3, 7, 9)
@@ -82,6 +90,7 @@ def test_winograd_does_not_depend_on_the_portions(monkeypatch, budget):
 
 
 def test_a_prepared_convolution_still_passes_gradients_to_its_input():
+    torch.manual_seed(0)
     conv = ops.Conv2d(128, 128, 3, bias=True)
     direct = conv(random(1, 128, 4, 4)).detach()
     conv.requires_grad_(False).prepare()

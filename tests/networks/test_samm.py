@@ -253,3 +253,14 @@ def test_levels_must_grow():
 def test_there_is_at_least_one_cycle():
     with pytest.raises(ValueError, match="cycles is 0"):
         SAMM(LEVELS, cycles=0)
+
+
+def test_a_wide_head_is_one_product_and_equals_its_steps():
+    torch.manual_seed(3)
+    head = samm_module.Head(samm_module.WIDE, bias=True).requires_grad_(False)
+    x = torch.randn(2, samm_module.WIDE, 9, 7).contiguous(memory_format=torch.channels_last)
+    convolved = []
+    head.conv_in.register_forward_hook(lambda *_: convolved.append(True))
+    seen = head(x)
+    assert not convolved
+    torch.testing.assert_close(seen, head._forward_plainly(x), rtol=1e-4, atol=1e-4)

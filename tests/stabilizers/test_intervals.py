@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stabilizers import Interval, intervals_from_indices, measured_positions
-from vidinvert.changes import APART
+from vidinvert.inversion import APART
 
 
 @pytest.mark.parametrize(("start", "stop"), [(3, 3), (4, 2), (-1, 5)])

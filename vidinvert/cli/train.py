@@ -132,7 +132,8 @@ def add_parser(commands: Any) -> None:
         dest="start",
         metavar="PACK",
         help="go on from the autoencoder, SAMM and the detector of this pack; `directions`, "
-        "`sketch`, `diffcam`, `deghost`, the encoders and `assemble` take from it what the work folder lacks",
+        "`sketch`, `diffcam`, `deghost`, the encoders and `assemble` take from it what the work "
+        "folder lacks",
     )
     parser.add_argument(
         "--size", type=int, choices=(64, 128, 256), default=64, help="of stylegan2's pictures (64)"

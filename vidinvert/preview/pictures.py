@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vidinvert import images
-from vidinvert.changes import EditedFace, read_pictures
+from vidinvert.changes import EditedFace
 from vidinvert.faces import crop_batch
 from vidinvert.geometry import dilate
 from vidinvert.methods import EditPainter, Method
@@ -124,10 +124,7 @@ def picture_face(
     synthesis = method.synthesise(embedding, before)
     paints = isinstance(method, EditPainter)  # it paints on the crop: that is no inversion
     aligned = choose_composite(plan, method) == "generated" and not paints
-    if face.unedited is not None and face.unedited.hold(positions) and not aligned:
-        inverted = read_pictures(face.unedited, positions)
-    else:
-        inverted = images.to_uint8(synthesis.image if aligned else method.generate(before))
+    inverted = images.to_uint8(synthesis.image if aligned else method.generate(before))
     later = None
     if edited:
         later = method.synthesise(embedding, after).image if aligned else method.generate(after)

@@ -110,9 +110,7 @@ def _invert(
         yield generator.basis.codes(latents)
 
 
-def _draw(
-    codes: Tensor, decoder: FaceDecoder, generator: EigenGenerator
-) -> tuple[Tensor, Tensor]:
+def _draw(codes: Tensor, decoder: FaceDecoder, generator: EigenGenerator) -> tuple[Tensor, Tensor]:
     """Return features (N, C, h, w) at 1/4, and what is to be read there, (N h w, 12)."""
     latents = generator(codes).latents.contiguous(memory_format=torch.channels_last)
     features = decoder.stage_quarter(decoder.stage_eighth(latents))
