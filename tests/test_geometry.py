@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +8,7 @@ from scipy import optimize
 from vidinvert.geometry import (
     add_levels,
     blur,
+    box_of_change,
     compose,
     copy_where,
     crop_frame,
@@ -18,7 +20,9 @@ from vidinvert.geometry import (
     invert_similarity,
     largest_channel,
     quad_from_crop,
+    quad_of_box,
     quick_flow,
+    resample,
     resized_crop,
     scale_of,
     split_motion,
@@ -26,6 +30,7 @@ from vidinvert.geometry import (
     transform_points,
     turn_vectors,
     warp,
+    within,
 )
 
 # facexlib's template of an FFHQ face of 512 pixels (methods.md, section 10)
@@ -279,9 +284,34 @@ def test_levels_are_added_rounded_and_limited(dtype):
 def test_pixels_are_copied_where_it_is_said_from_a_part_of_a_frame(dtype):
     rng = np.random.default_rng(2)
     frame = rng.integers(0, 255, (12, 12, 3)).astype(dtype)
-    target, where = np.zeros((9, 8, 3), dtype), rng.random((9, 8)) > 0.5
-    copy_where(frame[2:11, 1:9], where, target)
+    target, planes = np.zeros((9, 8, 3), dtype), rng.normal(size=(2, 9, 8)).astype(np.float32)
+    where = (np.abs(planes) <= 0.8).all(axis=0)
+    copy_where(frame[2:11, 1:9], within(planes, 0.8), target)
+    assert 10 < where.sum() < 60
     np.testing.assert_array_equal(target, np.where(where[..., None], frame[2:11, 1:9], 0))
+
+
+def test_the_box_of_a_change_holds_all_that_is_not_zero():
+    flow, rest = np.zeros((20, 20, 2), np.float32), np.zeros((20, 20, 3), np.float32)
+    assert box_of_change(flow, rest, reach=2) is None
+    flow[9, 12, 1], rest[17, 3, 0] = -0.5, 7.0
+    assert box_of_change(flow, rest, reach=0) == (3, 9, 13, 18)
+    assert box_of_change(flow, rest, reach=3) == (0, 6, 16, 20)
+    whole = similarity(0.7, 0.3, 4.0, -2.0)
+    np.testing.assert_allclose(quad_of_box(whole, (0, 0, 20, 20)), quad_from_crop(whole, 20))
+
+
+@pytest.mark.parametrize("scale", [2.6, 7.3])
+def test_what_grows_much_is_as_the_cubic_draws_it(scale):
+    rng = np.random.default_rng(4)
+    fine = cv2.GaussianBlur(rng.normal(size=(64, 64, 3)).astype(np.float32), (0, 0), 1.0)
+    fine[:4] = fine[-4:] = fine[:, :4] = fine[:, -4:] = 0.0  # as the layers of a crop
+    place = similarity(scale, 0.2, 5.0, -3.0)
+    seen = resample(fine, place, (300, 280))
+    wanted = warp(fine, place, (300, 280), interpolation="cubic")
+    error = np.abs(seen - wanted)
+    assert error.max() < 0.08 * np.abs(wanted).max()
+    assert np.square(error).mean() < 1e-3 * np.square(wanted).mean()
 
 
 def test_squared_differences_are_exact():

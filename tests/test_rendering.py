@@ -328,3 +328,34 @@ def test_methods_that_paint_show_their_own_picture_unless_told_otherwise():
     assert choose_composite(RenderPlan(), Brightener()) == "warped"
     assert choose_composite(RenderPlan(), Painter()) == "generated"
     assert choose_composite(RenderPlan(composite="residual"), Painter()) == "residual"
+
+
+@pytest.mark.parametrize("scale", [0.4, 1.0, 4.0])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_only_the_part_that_changes_is_painted_and_comes_out_the_same(monkeypatch, scale, dtype):
+    rng = np.random.default_rng(6)
+    y, x = np.mgrid[:32, :32]
+    there = np.exp(-((x - 12) ** 2 + (y - 20) ** 2) / 12.0).astype(np.float32)
+    there[there < 0.02] = 0.0
+    flow = (there[..., None] * np.array([1.5, -0.7])).astype(np.float32)
+    rest = (there[..., None] * np.array([20.0, -9.0, 4.0])).astype(np.float32)
+    source = rng.integers(0, 255, (150, 140, 3)).astype(dtype)
+    place = np.array([[1 / scale, 0.05, -6.0], [-0.05, 1 / scale, -2.0]])
+    painted = []
+    for whole in (False, True):
+        if whole:
+            monkeypatch.setattr(
+                "vidinvert.rendering.box_of_change", lambda *_, **__: (0, 0, 32, 32)
+            )
+        frame = source.copy()
+        paste_warped(frame, flow, rest, place)
+        paste(frame, np.concatenate([rest, there[..., None]], axis=2), place)
+        painted.append(frame)
+    assert (painted[0] != source).any()
+    apart = np.abs(painted[0].astype(np.int64) - painted[1])
+    assert apart.max() <= 2 * (257 if dtype == np.uint16 else 1)
+    assert (apart > 0).mean() < 0.02
+
+    frame = source.copy()
+    paste_warped(frame, np.zeros_like(flow), np.zeros_like(rest), place)
+    np.testing.assert_array_equal(frame, source)

@@ -122,7 +122,7 @@ class ChangeStream:
         clock: Clock | None = None,
     ) -> None:
         self._face, self._method, self._device = face, method, device
-        self._pairs = max(1, batch_size // 2)  # unedited and edited pictures share a batch
+        self._batch_size = batch_size
         self._kept: dict[int, Tensor] = {}
         self._pool, self._ahead = pool, ahead
         self._clock = Clock() if clock is None else clock
@@ -329,18 +329,18 @@ class ChangeStream:
         if place == len(self._grid) or self._grid[place] != position:
             self._kept.update(self._measure(np.array([position])))
             return
-        number = place // self._pairs
+        number = place // self._batch_size
         if self._pool is None:
             self._kept.update(self._measure(self._batch(number)))
             return
-        last = min(number + self._ahead, (len(self._grid) - 1) // self._pairs)
+        last = min(number + self._ahead, (len(self._grid) - 1) // self._batch_size)
         for coming in range(number, last + 1):
             if coming not in self._coming:
                 self._coming[coming] = self._pool.submit(self._measure, self._batch(coming))
         self._kept.update(self._coming.pop(number).result())
 
     def _batch(self, number: int) -> NDArray[np.int64]:
-        return self._grid[number * self._pairs : (number + 1) * self._pairs]
+        return self._grid[number * self._batch_size : (number + 1) * self._batch_size]
 
     @torch.inference_mode()
     def _measure(self, batch: NDArray[np.int64]) -> dict[int, Tensor]:
@@ -351,8 +351,7 @@ class ChangeStream:
             return {}
         shown = batch[shows]
         moved = face.edited if face.beside_motion is None else face.beside_motion
-        before, after = self._draw_both(batch, moved.at(shown))
-        before = before[shows]
+        before, after = self._unedited(batch)[shows], self._draw(moved.at(shown))
         guide = face.inversion.mask.guide
         changes: dict[int, Tensor] = {}
         for k, place in enumerate(shown.tolist()):
@@ -369,15 +368,15 @@ class ChangeStream:
                 changes[place] = torch.as_tensor(change).half()
         return changes
 
-    def _draw_both(
-        self, batch: NDArray[np.int64], edited: Tensor
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return the unedited pictures of a batch, and those of edited codes (N, L, D)."""
+    def _unedited(self, batch: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the pictures of a batch's unedited codes: kept ones are the same to the last bit.
+
+        So they are drawn by themselves, as `draw_unedited` draws them.
+        """
         kept = self._face.unedited if self._side is not None else None  # they are sketches
         if kept is not None and kept.hold(batch):
-            return read_pictures(kept, batch), self._draw(edited)
-        pictures = self._draw(torch.cat([self._face.inversion.latents.at(batch), edited]))
-        return pictures[: len(batch)], pictures[len(batch) :]
+            return read_pictures(kept, batch)
+        return self._draw(self._face.inversion.latents.at(batch))
 
     def _draw(self, codes: Tensor) -> NDArray[np.uint8]:
         """Return pictures (N, R, R, 3) of codes; sketches of them where flow is followed."""

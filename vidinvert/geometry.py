@@ -23,6 +23,7 @@ FFHQ_MOUTH_SCALE = 1.8  # or in distances from eyes to mouth, whichever is large
 FFHQ_CENTRE_SHIFT = 0.1  # the centre lies this share of the way from the eyes to the mouth
 
 SHRINK_FROM = 1.5  # a picture that shrinks by more than this is antialiased by area first
+ENLARGE_FROM, ENLARGED = 2.5, 4  # one that grows by this much is first enlarged four times
 
 Pixel = TypeVar("Pixel", bound=np.integer | np.floating)
 Sample = TypeVar("Sample", bound=np.unsignedinteger)
@@ -151,9 +152,32 @@ def resized_crop(crop_from_frame: Float64Array, size: int, other_size: int) -> F
 
 def quad_from_crop(crop_from_frame: Float64Array, crop_size: int) -> Float64Array:
     """Return the crop's corners (4, 2) in the frame, the inverse of `crop_from_quad`."""
-    low, high = -0.5, crop_size - 0.5
-    corners = np.array([[low, low], [low, high], [high, high], [high, low]], dtype=np.float64)
+    return quad_of_box(crop_from_frame, (0, 0, crop_size, crop_size))
+
+
+def quad_of_box(crop_from_frame: Float64Array, box: tuple[int, int, int, int]) -> Float64Array:
+    """Return the corners (4, 2) in the frame of a crop's pixels [left, right) x [top, bottom)."""
+    left, top, right, bottom = (edge - 0.5 for edge in box)
+    corners = np.array([[left, top], [left, bottom], [right, bottom], [right, top]])
     return transform_points(invert_similarity(crop_from_frame), corners)
+
+
+def box_of_change(*layers: NDArray[np.float32], reach: int) -> tuple[int, int, int, int] | None:
+    """Return left, top, right, bottom of what is not 0 in layers (R, R, C), half open, or None.
+
+    `reach`: pixels that are added all round, as far as the layers go.
+    """
+    size = layers[0].shape[0]
+    touched = np.zeros(layers[0].shape[:2], np.bool_)
+    for layer in layers:
+        for channel in range(layer.shape[2]):  # numpy reduces over a short last axis slowly
+            touched |= layer[..., channel] != 0
+    rows, columns = (np.flatnonzero(touched.any(axis=axis)) for axis in (1, 0))
+    if len(rows) == 0:
+        return None
+    (top, bottom), (left, right) = ((int(p[0]), int(p[-1]) + 1) for p in (rows, columns))
+    low = (max(left - reach, 0), max(top - reach, 0))
+    return (*low, min(right + reach, size), min(bottom + reach, size))
 
 
 def warp(
@@ -234,24 +258,29 @@ def resample(
 ) -> NDArray[np.float32]:
     """Warp a float picture (H, W, C): antialiased when it shrinks, cubic when it grows.
 
-    Zero outside the source. `growing`: what has been smoothed loses nothing by `linear`, which
-    takes a third of the time.
+    Zero outside the source. One that grows much is first enlarged to `ENLARGED` times its size,
+    which costs little; between its pixels then a straight line is as good as the cubic, whose
+    every pixel costs twice as much. `growing`: what has been smoothed loses nothing by `linear`.
     """
-    scale = scale_of(target_from_source)
-    if scale < 1 / SHRINK_FROM:
-        height, width = image.shape[:2]
-        small_hw = (max(2, round(height * scale)), max(2, round(width * scale)))
-        source_from_small = _area_shrink((height, width), small_hw)
-        small = cv2.resize(image, small_hw[::-1], interpolation=cv2.INTER_AREA)
-        image = np.asarray(small, dtype=np.float32)
-        target_from_source = compose(target_from_source, source_from_small)
+    scale, (height, width) = scale_of(target_from_source), image.shape[:2]
     interpolation: Interpolation = growing if scale > 1.0 else "linear"
+    between, method = (height, width), cv2.INTER_AREA
+    if scale < 1 / SHRINK_FROM:
+        between = (max(2, round(height * scale)), max(2, round(width * scale)))
+    elif scale >= ENLARGE_FROM and growing == "cubic":
+        between, method = (ENLARGED * height, ENLARGED * width), cv2.INTER_CUBIC
+        interpolation = "linear"
+    if between != (height, width):
+        source_from_between = _area_shrink((height, width), between)
+        resized = cv2.resize(image, between[::-1], interpolation=method)
+        image = np.asarray(resized, dtype=np.float32)
+        target_from_source = compose(target_from_source, source_from_between)
     warped = warp(image, target_from_source, size_hw, interpolation=interpolation)
     return np.asarray(warped, dtype=np.float32).reshape(*size_hw, -1)
 
 
 def _area_shrink(size_hw: tuple[int, int], small_hw: tuple[int, int]) -> Float64Array:
-    """Return source_from_small for a picture that was shrunk by area: outer edges stay."""
+    """Return source_from_small for a picture of another size: outer edges stay."""
     scale_y, scale_x = size_hw[0] / small_hw[0], size_hw[1] / small_hw[1]
     return np.array(
         [[scale_x, 0.0, 0.5 * scale_x - 0.5], [0.0, scale_y, 0.5 * scale_y - 0.5]],
@@ -365,15 +394,23 @@ def squared_difference(
     return float(round(cv2.norm(first, second, cv2.NORM_L2SQR, mask)))
 
 
-def copy_where(source: NDArray[Sample], where: NDArray[np.bool_], target: NDArray[Sample]) -> None:
-    """Copy the pixels of (H, W, 3) in `where` (H, W) to a contiguous target, in place."""
-    cv2.copyTo(source, where.view(np.uint8), target)
+def copy_where(source: NDArray[Sample], where: NDArray[np.uint8], target: NDArray[Sample]) -> None:
+    """Copy the pixels of (H, W, 3) where `where` (H, W) is not 0 to a contiguous target."""
+    cv2.copyTo(source, where, target)
 
 
 def add_levels(picture: NDArray[Sample], levels: NDArray[np.float32], out: NDArray[Sample]) -> None:
     """Write picture + levels (H, W, 3) to `out`, to the nearest number within its range."""
     depth = cv2.CV_8U if picture.dtype == np.uint8 else cv2.CV_16U
     out[...] = cv2.add(picture, levels, dtype=depth)
+
+
+def within(planes: Sequence[NDArray[np.float32]], limit: float) -> NDArray[np.uint8]:
+    """Return (H, W): not 0 where every one of the planes (H, W) is within +-`limit`."""
+    inside = cv2.inRange(planes[0], -limit, limit)  # pyright: ignore
+    for plane in planes[1:]:
+        inside = cv2.bitwise_and(inside, cv2.inRange(plane, -limit, limit))  # pyright: ignore
+    return np.asarray(inside, np.uint8)
 
 
 def turn_vectors(field: NDArray[np.float32], linear: Float64Array) -> NDArray[np.float32]:
@@ -401,13 +438,26 @@ def displace(
 
     Where the flow is 0 the pixel itself comes out, exactly. Beyond the border its pixels repeat.
     """
-    height, width = flow.shape[:2]
-    x = np.arange(width, dtype=np.float32)[None, :]
-    y = np.arange(height, dtype=np.float32)[:, None]
+    planes = flow[..., 0], flow[..., 1]
+    return displace_by(image, *planes, corner_xy=corner_xy, interpolation=interpolation)
+
+
+def displace_by(
+    image: NDArray[Pixel],
+    flow_x: NDArray[np.float32],
+    flow_y: NDArray[np.float32],
+    *,
+    corner_xy: tuple[int, int] = (0, 0),
+    interpolation: Interpolation = "linear",
+) -> NDArray[Pixel]:
+    """Sample a picture as `displace` does, by a flow that comes in two planes (H, W)."""
+    height, width = flow_x.shape
+    x = np.arange(corner_xy[0], corner_xy[0] + width, dtype=np.float32)[None, :]
+    y = np.arange(corner_xy[1], corner_xy[1] + height, dtype=np.float32)[:, None]
     moved = cv2.remap(
         image,
-        x + (flow[..., 0] + np.float32(corner_xy[0])),
-        y + (flow[..., 1] + np.float32(corner_xy[1])),
+        x + flow_x,
+        y + flow_y,
         _CV2_INTERPOLATION[interpolation],
         borderMode=cv2.BORDER_REPLICATE,
     )

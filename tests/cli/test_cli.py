@@ -164,7 +164,7 @@ def test_models_are_listed_shown_and_verified(capsys):
     assert status == 0
     for word in ("smile", "mouth_open", "age", "yaw", "CC-BY-NC-SA-4.0"):
         assert word in out
-    assert run(capsys, "models", "verify", "mini")[:2] == (0, "ok: mini, 12 files\n")
+    assert run(capsys, "models", "verify", "mini")[:2] == (0, "ok: mini, 13 files\n")
     assert run(capsys, "models", "show", "nowhere")[0] == 1
 
 
