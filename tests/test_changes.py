@@ -310,9 +310,9 @@ def test_kept_pictures_of_other_positions_are_drawn_again():
     )
     assert kept.hold(np.array([0, 5]))
     assert not kept.hold(np.array([0, 10]))
-    fresh = ChangeStream(face, Flickerer(), batch_size=4, device="cpu").at(9)
+    fresh = ChangeStream(face, Flickerer(), batch_size=2, device="cpu").at(9)
     method = Flickerer()
-    spared = ChangeStream(replace(face, unedited=kept), method, batch_size=4, device="cpu").at(9)
+    spared = ChangeStream(replace(face, unedited=kept), method, batch_size=2, device="cpu").at(9)
     np.testing.assert_array_equal(spared, fresh)
     assert method.drawn == 4 + 2  # all edited ones, and those unedited ones that are not kept
 
