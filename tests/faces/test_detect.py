@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.faces.models import write_mean_colour_recogniser, write_red_square_detector
+from tests.mini import SAMPLE, mini, read_clip
 from tests.shared_data import shared_path
 from vidinvert.errors import CheckpointError, MissingError, NoFaceError, PlanError
 from vidinvert.faces import FaceDetector, bridge_gaps, track_faces
@@ -72,6 +74,34 @@ def test_places_are_those_of_the_frame_at_any_size_and_shape(directory, size_hw)
     np.testing.assert_allclose(
         face.box_xyxy, [2 * cell, cell, 3 * cell, 2 * cell], atol=0.03 * cell + 1
     )
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "shown"),
+    [((720, 1280), (320, 256)), ((1920, 1080), (256, 320)), ((8, 8), (320, 320))],
+)
+def test_what_is_shown_ends_where_the_frame_does(directory, monkeypatch, size_hw, shown):
+    detector, sizes = FaceDetector(directory, device="cpu", min_size=2), []
+    inner = detector._detector.detect
+    monkeypatch.setattr(
+        detector._detector,
+        "detect",
+        lambda picture, **how: sizes.append(how["input_size"]) or inner(picture, **how),
+    )
+    detect_one(detector, frame(size_hw))
+    twice = tuple(448 if side == 256 else 640 for side in shown)
+    assert sizes == [shown, twice, (320, 320)]
+
+
+def test_the_shipped_detector_finds_the_same_below_a_frame_as_without(monkeypatch):
+    picture = read_clip(SAMPLE)[0][0][:320]  # wider than high, with a chin below its lower edge
+    looks = [replace(look, square=True) for look in LOOKS]
+    (cut,) = detect_one(mini().detector, picture)
+    monkeypatch.setattr(mini().detector, "_looks", looks)
+    (whole,) = detect_one(mini().detector, picture)
+    eyes = np.linalg.norm(whole.landmarks_xy[0] - whole.landmarks_xy[1])
+    np.testing.assert_allclose(cut.landmarks_xy, whole.landmarks_xy, atol=0.01 * eyes)
+    assert cut.score == pytest.approx(whole.score, abs=0.02)
 
 
 def test_a_face_too_small_for_the_first_look_is_found_by_the_second(directory):

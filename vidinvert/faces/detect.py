@@ -53,13 +53,17 @@ ARCFACE_112_XY = np.array(
 class _Look:
     """One way to show a frame to the detector: in a square of `input_size` pixels.
 
-    `margin` is the square's side over the frame's longer side, as shown.
+    `margin` is the square's side over the frame's longer side, as shown. Without a margin the
+    square is cut off beyond the frame, unless the network takes nothing but squares.
     """
 
     input_size: int
     margin: float
+    square: bool = False
 
 
+STEP = 32  # the sides of what is shown are multiples of it: the network's coarsest stride
+BEYOND = 64  # pixels of black that stay beyond a frame: with fewer, faces at its edge lie otherwise
 # In order of cost. SCRFD sees faces of 10 to 250 pixels best: the first look finds faces from 10 %
 # of the frame's longer side up, the second half of that, the third those that fill the frame.
 LOOKS = (_Look(320, 1.0), _Look(640, 1.0), _Look(320, 2.0))
@@ -223,7 +227,7 @@ class FaceDetector:
         if min(frame.shape[:2]) < max(self._min_size, 2):
             return []
         canvas, frame_from_canvas = _letterbox(frame, look)
-        size = (look.input_size, look.input_size)
+        size = (canvas.shape[1], canvas.shape[0])
         boxes, points = self._detector.detect(
             _bgr(canvas), input_size=size, det_thresh=self._min_score
         )
@@ -329,19 +333,24 @@ def _looks_for(detector: Any) -> tuple[_Look, ...]:
     if fixed is None:
         return LOOKS
     side = min(int(fixed[0]), int(fixed[1]))
-    return (_Look(side, 1.0), _Look(side, 2.0))
+    return (_Look(side, 1.0, square=True), _Look(side, 2.0, square=True))
 
 
 def _letterbox(
     frame: NDArray[np.uint8], look: _Look
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
-    """Show a frame in a black square; returns it and the transform frame_from_canvas (2, 3)."""
+    """Show a frame on black; returns it and the transform frame_from_canvas (2, 3)."""
     height, width = frame.shape[:2]
     scale = look.input_size / (max(height, width) * look.margin)
     small_h, small_w = max(1, round(height * scale)), max(1, round(width * scale))
     method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     small = cv2.resize(frame, (small_w, small_h), interpolation=method)
-    canvas = np.zeros((look.input_size, look.input_size, 3), dtype=np.uint8)
+    cut = look.margin <= 1 and not look.square
+    canvas_h, canvas_w = (
+        min(-(-(side + BEYOND) // STEP) * STEP, look.input_size) if cut else look.input_size
+        for side in (small_h, small_w)
+    )
+    canvas = np.zeros((canvas_h, canvas_w, 3), dtype=np.uint8)
     # With room to spare the frame stands in the middle, so that a face which it cuts off can be
     # continued on either side.
     top = (look.input_size - small_h) // 2 if look.margin > 1 else 0
