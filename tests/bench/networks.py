@@ -22,6 +22,7 @@ from torch import Tensor
 
 from tests.reference import published_form
 from vidinvert.cli.device import bf16_units, keep_memory
+from vidinvert.methods import sketch
 from vidinvert.networks import ops
 from vidinvert.networks.e4e import E4E
 from vidinvert.networks.samm import SAMM, combine_masks, synthesise_aligned
@@ -194,6 +195,7 @@ def time_pack(precision: str, *, batch: int, repeats: int) -> None:
     report(f"{label}: find_mask", lambda: method.find_mask(found), repeats)
     report(f"{label}: synthesise", lambda: method.synthesise(found, found.w_plus), repeats)
     report(f"{label}: generate", lambda: method.generate(found.w_plus), repeats)
+    report(f"{label}: sketch", lambda: sketch(method, found.w_plus), repeats)
 
 
 def time_modulated_convolution(*, batch: int, repeats: int) -> None:
