@@ -431,15 +431,13 @@ def displace(
     image: NDArray[Pixel],
     flow: NDArray[np.float32],
     *,
-    corner_xy: tuple[int, int] = (0, 0),
     interpolation: Interpolation = "linear",
 ) -> NDArray[Pixel]:
-    """Sample a picture at p + flow(p), for the window of the flow's size whose corner is given.
+    """Sample a picture at p + flow(p).
 
     Where the flow is 0 the pixel itself comes out, exactly. Beyond the border its pixels repeat.
     """
-    planes = flow[..., 0], flow[..., 1]
-    return displace_by(image, *planes, corner_xy=corner_xy, interpolation=interpolation)
+    return displace_by(image, flow[..., 0], flow[..., 1], interpolation=interpolation)
 
 
 def displace_by(
@@ -450,7 +448,10 @@ def displace_by(
     corner_xy: tuple[int, int] = (0, 0),
     interpolation: Interpolation = "linear",
 ) -> NDArray[Pixel]:
-    """Sample a picture as `displace` does, by a flow that comes in two planes (H, W)."""
+    """Sample a picture as `displace` does, by a flow that comes in two planes (H, W).
+
+    They are of the window of their size whose corner is given, left and top.
+    """
     height, width = flow_x.shape
     x = np.arange(corner_xy[0], corner_xy[0] + width, dtype=np.float32)[None, :]
     y = np.arange(corner_xy[1], corner_xy[1] + height, dtype=np.float32)[:, None]

@@ -72,7 +72,7 @@ def run(options: argparse.Namespace) -> int:
         raise EncodeError(f"{report.parent} is not a directory; choose another --report.")
     if options.dry_run:
         return _dry_run(options)
-    models = load_models(options)
+    models = load_models(options, finds_cuts=options.analysis is None)
     bars = ProgressBars(quiet=options.quiet)
     try:
         result = edit_video(

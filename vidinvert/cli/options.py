@@ -327,8 +327,11 @@ def method_from(options: argparse.Namespace) -> str:
     return f"{options.method}:{text}" if text else options.method
 
 
-def load_models(options: argparse.Namespace) -> "Models":
-    """Load the face pack that the options name, on the device they choose."""
+def load_models(options: argparse.Namespace, *, finds_cuts: bool = False) -> "Models":
+    """Load the face pack that the options name, on the device they choose.
+
+    `finds_cuts`: what finds cuts will be needed too, and is loaded beside it.
+    """
     from concurrent.futures import ThreadPoolExecutor
 
     from vidinvert.cli.device import (
@@ -345,7 +348,8 @@ def load_models(options: argparse.Namespace) -> "Models":
     workers = share_threads(options.threads, pack=options.pack)
     devices = choose_devices(options.device)
     with ThreadPoolExecutor(1) as beside:
-        beside.submit(load_shot_library)
+        if finds_cuts:
+            beside.submit(load_shot_library)
         return load_pack(
             options.pack,
             method=method_from(options),

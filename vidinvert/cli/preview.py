@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
         page=options.output, sheet=options.sheet, video=options.video, masks=options.masks
     )
     check_targets(targets, like=probe(options.source), overwrite=options.force)
-    models = load_models(options)
+    models = load_models(options, finds_cuts=options.analysis is None)
     plans = plans_from(options)
     plans = replace(plans, edit=parse_edits(options.edit, models.directions))
     bars = ProgressBars(quiet=options.quiet)

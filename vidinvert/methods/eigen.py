@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vidinvert.checkpoints import fill_module, load_part, select
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder, half_readout
 from vidinvert.networks.eigen import EigenGenerator, restore_bases
+from vidinvert.networks.eigen_encoder import draw_codes
 from vidinvert.networks.eigen_samm import (
     align_decoder,
     eigen_samm,
@@ -76,10 +77,7 @@ class EigenSamm:
             truncation: their deviation; 1 is that of real faces, less is more ordinary.
         """
         random = torch.Generator().manual_seed(seed)
-        codes = torch.zeros(count, self.style_count, self.style_width)
-        for level, components in enumerate(self.generator.basis.components):
-            codes[:, level, :components] = torch.randn(count, components, generator=random)
-        return truncation * codes
+        return truncation * draw_codes(self.generator.basis, count, random=random)
 
 
 def load(pack: FacePack, device: torch.device, dtype: torch.dtype) -> EigenSamm:

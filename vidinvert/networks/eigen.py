@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vidinvert.networks.ops import ModulatedConv2d, leaky_relu
+from vidinvert.networks.ops import ModulatedConv2d, add_to, leaky_relu
 
 LEVEL_CELLS = (4, 8, 16, 32)
 REFINER_WIDTHS = (256, 256, 160, 96)
@@ -245,12 +245,8 @@ class StyledConv(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, added: Tensor | None = None) -> Tensor:
         """(N, Cin, h, w), codes (N, D) -> (N, Cout, h, w); `added` joins before the activation."""
-        x = self.conv(x, w)
-        if x.requires_grad or self.bias.requires_grad:
-            x = x + self.bias[:, None, None]
-            return x if added is None else (x + added) * 0.5**0.5
-        x = x.add_(self.bias[:, None, None])
-        return x if added is None else x.add_(added).mul_(0.5**0.5)
+        x = add_to(self.conv(x, w), self.bias[:, None, None])
+        return x if added is None else add_to(x, added).mul_(0.5**0.5)
 
 
 class EigenSynthesis(NamedTuple):

@@ -28,6 +28,13 @@ def leaky_relu(x: Tensor) -> Tensor:
     return F.leaky_relu(x, SLOPE).mul_(SQRT2)
 
 
+def add_to(x: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Return x + alpha * other; without gradients in the place of `x`, which is lost."""
+    if x.requires_grad or other.requires_grad:
+        return torch.add(x, other, alpha=alpha)
+    return x.add_(other, alpha=alpha)
+
+
 def pixel_norm(x: Tensor) -> Tensor:
     """Scale each row of (N, D) to a mean square of one."""
     return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + 1e-8)

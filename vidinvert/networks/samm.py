@@ -18,6 +18,7 @@ from vidinvert.networks import winograd
 from vidinvert.networks.ops import (
     Conv2d,
     InstanceAffine,
+    add_to,
     blur,
     normalise,
 )
@@ -194,10 +195,10 @@ class AlignNet(nn.Module):
 
     def forward(self, x: Tensor, source: SourceFeatures) -> Field:
         """Compare the generator's features (N, C, r, r) with the source's."""
-        difference = _add(normalise(x), source.normalised, alpha=-1)
-        hidden = _add(self._convolve_half(difference, 0), source.convolved)
+        difference = add_to(normalise(x), source.normalised, alpha=-1)
+        hidden = add_to(self._convolve_half(difference, 0), source.convolved)
         hidden = self.norm_out(self.conv_out(F.prelu(hidden, self.slope)))
-        maps = self.head(_add(hidden, torch.cat([difference, source.normalised], dim=1)))
+        maps = self.head(add_to(hidden, torch.cat([difference, source.normalised], dim=1)))
         with torch.autocast(maps.device.type, enabled=False):
             flow, ood = maps.float().split((2, 1), dim=1)
             # Contiguous, for tanh over strides is computed number by number.
@@ -222,13 +223,6 @@ class AlignNet(nn.Module):
             return F.conv2d(x, self.conv_in.weight[:, channels], bias, padding=1)
         out = winograd.convolve(x, self.fast[half])
         return out if bias is None else out + bias[:, None, None]
-
-
-def _add(x: Tensor, other: Tensor, *, alpha: float = 1.0) -> Tensor:
-    """Return x + alpha * other; without gradients in the place of `x`, which is lost."""
-    if x.requires_grad or other.requires_grad:
-        return torch.add(x, other, alpha=alpha)
-    return x.add_(other, alpha=alpha)
 
 
 class Level(nn.Module):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from vidinvert import images as pictures
 from vidinvert.networks.autoencoder import FaceDecoder, FaceEncoder, half_readout
 from vidinvert.networks.eigen import EigenGenerator
+from vidinvert.networks.eigen_encoder import draw_codes
 from vidinvert.training.data import FaceSet
 from vidinvert.training.encoder_stage import frozen_networks
 from vidinvert.training.stages import write_figures, write_weights
@@ -95,10 +96,7 @@ def _codes_of(
     yield from _invert(faces, rows, encoder, generator)
     random, basis = torch.Generator().manual_seed(seed), generator.basis
     for first in range(0, PICTURES, BATCH):
-        codes = torch.zeros(min(BATCH, PICTURES - first), len(basis.components), basis.style_width)
-        for level, components in enumerate(basis.components):
-            codes[:, level, :components] = torch.randn(len(codes), components, generator=random)
-        yield codes
+        yield draw_codes(basis, min(BATCH, PICTURES - first), random=random)
 
 
 def _invert(
